@@ -1,0 +1,67 @@
+"""Images to an archive, as a Beam pipeline: `python -m pipelines.compress --input DIR --output ARCHIVE`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+import apache_beam as beam
+
+from pipelines import engine
+from pipelines.options import CompressOptions
+from pipelines.transforms import CommitArchive, EncodeImages, ListShards, ReadImages, WriteShard
+from tsae import archive as ar
+from tsae import paths
+from tsae.checkpoint import fingerprint, model_from_bytes
+from tsae.inputs import list_inputs
+from tsae.jobs.compress import CompressJob, check_output, plan
+from tsae.progress import watch
+from tsae.train import choose_device
+from tsae.zoo import read_model_file
+
+
+def build(pipeline: beam.Pipeline, job: CompressJob, shards: int) -> beam.PCollection:
+    """The pipeline: which images are in which shard is planned already, so only shard numbers are shuffled."""
+    return (
+        pipeline
+        | "ListShards" >> ListShards(shards)
+        | "ReadImages" >> ReadImages(job)
+        | "EncodeImages" >> EncodeImages(job)
+        | "WriteShard" >> WriteShard(job)
+        | "CommitArchive" >> CommitArchive(job)
+    )
+
+
+def run(options: CompressOptions, flags: Sequence[str] = ()) -> ar.Manifest:
+    """Lists, plans, runs and returns the committed manifest.
+
+    Args:
+        options: What is asked for.
+        flags: Beam flags.
+
+    Raises:
+        TsaeError: if input, output, model or flags cannot be used, or writing fails. The archive is not changed then.
+    """
+    model_file = read_model_file(options.model)
+    model_from_bytes(model_file, options.model)  # refuses an unusable model before anything is written
+    device = choose_device(options.device)
+    check_output(options.input, options.archive, options.overwrite)
+    listing = list_inputs(options.input, options.root)
+    for note in listing.notes:
+        print(note, file=sys.stderr)
+    is_shared = not any(path.startswith("memory://") for path in (options.input, options.archive))
+    archive = ar.Folder(paths.absolute(options.archive))
+    job, shards = plan(listing, archive, model_file, fingerprint(model_file), device)
+    workers = engine.choose_workers(options.workers, options.cores, len(listing.keys), shards, is_shared)
+    pipeline = engine.make_pipeline(workers, flags)
+    with watch(len(listing.keys), "compressing") as progress:
+        build(pipeline, dataclasses.replace(job, progress=progress), shards)
+        engine.run(pipeline)
+    return ar.read_manifest(archive)
+
+
+if __name__ == "__main__":
+    from tsae.cli import main_of_pipeline
+
+    sys.exit(main_of_pipeline("compress", sys.argv[1:]))

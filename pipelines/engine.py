@@ -1,0 +1,112 @@
+"""Where a pipeline runs: choice of runner and workers, and one clear error from whatever a runner raises.
+
+Without a `--runner` flag the engine is Beam's FnApiRunner: in this process for one worker, a process each for more. It is
+named because Beam's own default, DirectRunner, picks among three engines by the pipeline's shape and the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+from tsae import errors
+from tsae.errors import InputError, TsaeError
+
+SMALL_JOB_IMAGES = 16384
+"""Below this, starting worker processes (about 5 s of imports each) costs more than they save at 2,000 images/s."""
+
+LOCAL_RUNNERS = {"FnApiRunner", "DirectRunner", "BundleBasedDirectRunner", "PrismRunner"}
+
+
+def choose_workers(wanted: int | None, cores: int, images: int, shards: int, is_shared: bool) -> int:
+    """Number of local worker processes.
+
+    Args:
+        wanted: What the user asked for; None is to choose.
+        cores: Of this machine.
+        images: In the job.
+        shards: In the job: more workers than shards have nothing to do.
+        is_shared: Whether all paths can be seen by other processes; `memory://` cannot.
+
+    Raises:
+        InputError: if fewer than one is wanted.
+    """
+    if wanted is not None and wanted < 1:
+        raise InputError(f"--workers {wanted}: at least 1 is needed; leave it out to use all cores")
+    if not is_shared or (wanted is None and images < SMALL_JOB_IMAGES):
+        return 1
+    return max(1, min(cores if wanted is None else wanted, shards))
+
+
+def make_pipeline(workers: int, flags: Sequence[str]) -> beam.Pipeline:
+    """An empty pipeline on the runner that the flags name, or else on the local engine.
+
+    Args:
+        workers: Processes of the local engine; not used where `flags` name a runner.
+        flags: Beam flags of the user.
+
+    Raises:
+        InputError: if a flag is unknown to Beam and the runner is a local one, which has no flags of its own.
+    """
+    is_named = any(flag == "--runner" or flag.startswith("--runner=") for flag in flags)
+    options = PipelineOptions(list(flags) if is_named else [*flags, f"--direct_num_workers={workers}"])
+    unknown = _unknown(flags)
+    if unknown and (not is_named or options.view_as(StandardOptions).runner in LOCAL_RUNNERS):
+        raise InputError(f"{unknown[0]}: neither a flag of this command nor of Beam; see --help")
+    return beam.Pipeline(options=options) if is_named else beam.Pipeline(_local_runner(workers), options)
+
+
+def _local_runner(workers: int) -> FnApiRunner:
+    if workers == 1:
+        return FnApiRunner()
+    command = f"{shlex.quote(sys.executable)} -m pipelines.worker"
+    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command))
+
+
+def _unknown(flags: Sequence[str]) -> list[str]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    return parser.parse_known_args(list(flags))[1]
+
+
+REMOTE_ERROR = re.compile(r"tsae\.errors\.(?P<kind>\w+): (?P<message>.*?)(?: \[while running .*)?$", re.MULTILINE)
+"""How a `TsaeError` looks in the traceback text that runners with processes raise."""
+
+
+def run(pipeline: beam.Pipeline) -> dict[str, int]:
+    """Runs a pipeline to its end.
+
+    Returns:
+        Its counters by name.
+
+    Raises:
+        TsaeError: what a step raised, wherever it ran.
+    """
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs each error's traceback; ours is one line
+    try:
+        result = pipeline.run()
+        result.wait_until_finish()
+    except Exception as error:
+        original = find_tsae_error(error)
+        if original is None:
+            raise
+        raise original from error
+    return {counter.key.metric.name: counter.result for counter in result.metrics().query()["counters"]}
+
+
+def find_tsae_error(error: BaseException) -> TsaeError | None:
+    """The `TsaeError` that a runner's exception is, with Beam's addition, or quotes; None if there is none."""
+    text = f"tsae.errors.{type(error).__name__}: {error}" if isinstance(error, TsaeError) else str(error)
+    matches = list(REMOTE_ERROR.finditer(text))
+    kind = getattr(errors, matches[-1]["kind"], None) if matches else None
+    return kind(matches[-1]["message"]) if isinstance(kind, type) and issubclass(kind, TsaeError) else None

@@ -1,0 +1,69 @@
+"""What the two jobs can be asked for: options and their flags, shared by `tsae` and `python -m pipelines...`. No Beam."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+
+from tsae.config import DEFAULT_MODEL
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressOptions:
+    """What `compress` is asked for; see `add_compress_arguments` for the meanings."""
+
+    input: str
+    archive: str
+    model: str = DEFAULT_MODEL
+    root: str | None = None
+    overwrite: bool = False
+    device: str = "auto"
+    workers: int | None = None
+    cores: int = os.cpu_count() or 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DecompressOptions:
+    """What `decompress` is asked for; see `add_decompress_arguments` for the meanings."""
+
+    archive: str
+    output: str
+    select: str | None = None
+    restore_size: bool = False
+    overwrite: bool = False
+    workers: int | None = None
+    cores: int = os.cpu_count() or 1
+
+
+def add_compress_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `compress`, paths excepted."""
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|FILE", help="model name or file (default: %(default)s)")
+    parser.add_argument("--root", metavar="DIR", help="for a list: the folder that keys are relative to (default: the list's)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the archive that is there, at the commit")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the network runs (default: auto)")
+    _add_common_arguments(parser)
+
+
+def add_decompress_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `decompress`, paths excepted."""
+    parser.add_argument("--select", metavar="GLOB", help="only images whose key matches; * also matches /")
+    parser.add_argument("--restore-size", action="store_true", help="scale images back to their original sizes")
+    parser.add_argument("--overwrite", action="store_true", help="write files anew that are there already")
+    _add_common_arguments(parser)
+
+
+def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, metavar="N", help="local processes (default: all cores, 1 for small jobs)")
+    parser.add_argument("--allow-failures", action="store_true", help="exit 0 even if some images failed")
+    parser.epilog = "Other flags go to Beam: --runner=FlinkRunner --flink_master=... and so on."
+
+
+def compress_options(args: argparse.Namespace) -> CompressOptions:
+    """The options that parsed flags ask for."""
+    return CompressOptions(args.input, args.archive, args.model, args.root, args.overwrite, args.device, args.workers)
+
+
+def decompress_options(args: argparse.Namespace) -> DecompressOptions:
+    """The options that parsed flags ask for."""
+    return DecompressOptions(args.archive, args.output, args.select, args.restore_size, args.overwrite, args.workers)

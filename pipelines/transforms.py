@@ -1,0 +1,143 @@
+"""Beam transforms: each maps one function of `tsae.jobs`, and holds no logic of its own.
+
+Elements are shards. Only their numbers cross a shuffle; pixels and latents stay within one fused stage, because a
+local runner keeps whatever crosses in memory, several times its size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from tsae.jobs import compress, decompress
+from tsae.jobs.compress import CompressJob
+from tsae.jobs.decompress import DecompressJob, WriteResult
+
+
+@dataclasses.dataclass
+class ListShards(beam.PTransform):
+    """Nothing -> the numbers 0 to `count - 1` of the shards, spread over the workers."""
+
+    count: int
+
+    def expand(self, begin: Any) -> beam.PCollection:
+        """Reshuffles, so that each worker gets its share however the runner fuses."""
+        return begin | beam.Create(range(self.count), reshuffle=False) | beam.Reshuffle()
+
+
+@dataclasses.dataclass
+class ReadImages(beam.PTransform):
+    """Shard number -> `ShardImages`."""
+
+    job: CompressJob
+
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+        """Maps `tsae.jobs.compress.read_images`."""
+        return shards | beam.Map(compress.read_images, self.job)
+
+
+@dataclasses.dataclass
+class EncodeImages(beam.PTransform):
+    """`ShardImages` -> `EncodedShard`, with one model per process."""
+
+    job: CompressJob
+
+    def expand(self, images: beam.PCollection) -> beam.PCollection:
+        """Maps `tsae.jobs.compress.encode_images`."""
+        return images | beam.ParDo(_WithCodec(compress.encode_images, compress.load_codec, self.job))
+
+
+@dataclasses.dataclass
+class WriteShard(beam.PTransform):
+    """`EncodedShard` -> `ShardResult`, with the shard's files written."""
+
+    job: CompressJob
+
+    def expand(self, encoded: beam.PCollection) -> beam.PCollection:
+        """Maps `tsae.jobs.compress.write_shard`."""
+        return encoded | beam.Map(compress.write_shard, self.job)
+
+
+@dataclasses.dataclass
+class CommitArchive(beam.PTransform):
+    """All `ShardResult`s -> the manifest, committed once every shard is written."""
+
+    job: CompressJob
+
+    def expand(self, results: beam.PCollection) -> beam.PCollection:
+        """Maps `tsae.jobs.compress.commit_archive` over the list of all results."""
+        return results | beam.combiners.ToList() | beam.Map(compress.commit_archive, self.job)
+
+
+@dataclasses.dataclass
+class ReadRecords(beam.PTransform):
+    """Shard number -> `ShardRecords` whose images are missing."""
+
+    job: DecompressJob
+
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+        """Maps `tsae.jobs.decompress.read_records`."""
+        return shards | beam.Map(decompress.read_records, self.job)
+
+
+@dataclasses.dataclass
+class DecodeImages(beam.PTransform):
+    """`ShardRecords` -> `DecodedShard`, with one model per process."""
+
+    job: DecompressJob
+
+    def expand(self, records: beam.PCollection) -> beam.PCollection:
+        """Maps `tsae.jobs.decompress.decode_images`."""
+        return records | beam.ParDo(_WithCodec(decompress.decode_images, decompress.load_codec, self.job))
+
+
+@dataclasses.dataclass
+class WriteImages(beam.PTransform):
+    """`DecodedShard` -> `WriteResult`, with the image files written."""
+
+    job: DecompressJob
+
+    def expand(self, images: beam.PCollection) -> beam.PCollection:
+        """Maps `tsae.jobs.decompress.write_images`."""
+        return images | beam.Map(decompress.write_images, self.job) | beam.Map(_count_images)
+
+
+@dataclasses.dataclass
+class WriteFailures(beam.PTransform):
+    """All `WriteResult`s -> their sum, with the failures table written."""
+
+    job: DecompressJob
+
+    def expand(self, results: beam.PCollection) -> beam.PCollection:
+        """Maps `tsae.jobs.decompress.write_failures` over the list of all results."""
+        return results | beam.combiners.ToList() | beam.Map(decompress.write_failures, self.job)
+
+
+def _count_images(result: WriteResult) -> WriteResult:
+    Metrics.counter("tsae", "images-written").inc(result.written)
+    Metrics.counter("tsae", "images-present").inc(result.present)
+    Metrics.counter("tsae", "images-failed").inc(len(result.failures))
+    return result
+
+
+class _WithCodec(beam.DoFn):
+    """Maps a function that uses a codec; loads the codec before the first element, and keeps torch to one thread.
+
+    With a process per core, torch's own threads would only contend: 3 times slower when measured.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any], load_codec: Callable[[Any], Any], job: Any) -> None:
+        self._function, self._load_codec, self._job = function, load_codec, job
+
+    def setup(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self._load_codec(self._job)
+
+    def process(self, element: Any) -> Any:
+        yield self._function(element, self._job)

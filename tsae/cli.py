@@ -1,0 +1,287 @@
+"""The command line: parses, calls one function, prints. Heavy imports happen inside the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from tsae import __version__
+from tsae.config import DEFAULT_MODEL
+from tsae.errors import TsaeError
+
+EXIT_FAILURES, EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every command does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_REFUSED, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: Arguments after the program's name; None takes the process's own.
+
+    Returns:
+        Exit code: 0 done, 1 some inputs failed or keys are not there, 2 refused, 130 or 143 interrupted.
+    """
+    return _guarded(_parse, sys.argv[1:] if argv is None else argv)
+
+
+def main_of_pipeline(command: str, argv: Sequence[str]) -> int:
+    """Runs `compress` or `decompress` with `--input` and `--output` in place of the two paths; see `main`."""
+    return _guarded(lambda arguments: _parse_pipeline(command, arguments), argv)
+
+
+def _guarded(parse: Callable[[Sequence[str]], tuple[argparse.Namespace, list[str]]], argv: Sequence[str]) -> int:
+    """Runs what was parsed, and turns every expected end into an exit code and at most one line."""
+    args, flags = parse(argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(args.run(args, flags))
+    except TsaeError as error:
+        print(f"tsae: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print("tsae: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _terminate(signum: int, frame: Any) -> NoReturn:
+    sys.exit(EXIT_TERMINATED)
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = _build_parser()
+    args, flags = parser.parse_known_args(argv)
+    if flags and not args.takes_beam_flags:
+        parser.error(f"unknown argument {flags[0]}")
+    return args, flags
+
+
+def _parse_pipeline(command: str, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    from pipelines import options as job_options
+
+    parser = _Parser(prog=f"python -m pipelines.{command}", allow_abbrev=False)
+    names, add_arguments, run = {
+        "compress": (("input", "archive"), job_options.add_compress_arguments, _compress),
+        "decompress": (("archive", "output"), job_options.add_decompress_arguments, _decompress),
+    }[command]
+    for flag, name in zip(("--input", "--output"), names, strict=True):
+        parser.add_argument(flag, dest=name, required=True, metavar=name.upper())
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+    return parser.parse_known_args(argv)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    from pipelines import options as job_options
+
+    parser = _Parser(prog="tsae", allow_abbrev=False, description="Traffic-sign images as small archives of Parquet shards.")
+    parser.add_argument("--version", action="version", version=f"tsae {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[..., int], text: str, takes_beam_flags: bool = False) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(run=run, takes_beam_flags=takes_beam_flags)
+        return command
+
+    demo = add("demo", _demo, "draw sign-like images, compress them, bring them back, show a contact sheet")
+    demo.add_argument("--out", default="tsae-demo", metavar="DIR", help="folder to write to (default: %(default)s)")
+
+    _add_train(add("train", _train, "train a model"))
+
+    compress = add("compress", _compress, "compress images to an archive", takes_beam_flags=True)
+    compress.add_argument("input", metavar="INPUT", help="folder, glob, or list (.txt, .parquet with a column path); local or URL")
+    compress.add_argument("archive", metavar="ARCHIVE", help="new or empty folder; local or URL")
+    job_options.add_compress_arguments(compress)
+
+    decompress = add("decompress", _decompress, "bring images back as PNG files, 32x32", takes_beam_flags=True)
+    decompress.add_argument("archive", metavar="ARCHIVE")
+    decompress.add_argument("output", metavar="OUTDIR")
+    job_options.add_decompress_arguments(decompress)
+
+    get = add("get", _get, "decode single images on demand")
+    get.add_argument("archive", metavar="ARCHIVE")
+    get.add_argument("keys", nargs="+", metavar="KEY")
+    get.add_argument("-o", dest="output", metavar="FILE|DIR|-", help="default: a file named like the key, in this folder")
+    get.add_argument("--format", choices=["png", "webp", "jpeg", "npy"], help="default: by the ending of FILE, else png")
+
+    ls = add("ls", _ls, "list keys")
+    ls.add_argument("archive", metavar="ARCHIVE")
+    ls.add_argument("glob", nargs="?", metavar="GLOB", help="only keys that match; * also matches /")
+    ls.add_argument("--json", action="store_true", help="with sizes and labels, as JSON")
+
+    info = add("info", _info, "show counts, sizes and settings of an archive")
+    info.add_argument("archive", metavar="ARCHIVE")
+    info.add_argument("--json", action="store_true")
+
+    models = add("models", _models, "show the models that come with tsae")
+    models.add_argument("--json", action="store_true")
+    return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", help="folder of images, Parquet file with images, or folder with train.parquet")
+    parser.add_argument("--out", required=True, metavar="MODEL", help="model file to write, ending in .safetensors")
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="architecture (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="default: 40")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="default: 64")
+    parser.add_argument("--learning-rate", type=float, metavar="RATE", help="default: 0.01")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    parser.add_argument("--resume", action="store_true", help="go on where a killed run of the same recipe ended")
+
+
+def _train(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.train import TrainConfig, choose_device, train
+
+    given = {name: getattr(args, name) for name in ("epochs", "batch_size", "learning_rate") if getattr(args, name) is not None}
+    config = TrainConfig(model=args.model, seed=args.seed, device=choose_device(args.device), **given)
+    facts = train(args.data, args.out, config, resume=args.resume).training
+    print(f"{args.out}: validation BCE {facts['valid_bce']:.5f}, PSNR {facts['valid_psnr_db']:.2f} dB on {facts['valid_images']} images")
+    return 0
+
+
+def _compress(args: argparse.Namespace, flags: list[str]) -> int:
+    from pipelines import compress
+    from pipelines import options as job_options
+
+    started_s = time.monotonic()
+    manifest = compress.run(job_options.compress_options(args), flags)
+    seconds, failed = time.monotonic() - started_s, sum(entry.rows for entry in manifest.failures)
+    skipped = f", {manifest.skipped} other files skipped" if manifest.skipped else ""
+    print(f"{args.archive}: {manifest.images} images{_failed(failed)}{skipped}, {_rate(manifest.images, seconds)}")
+    if failed:
+        print(f"what failed, and why: {args.archive}/failures", file=sys.stderr)
+    return EXIT_FAILURES if failed and not args.allow_failures else 0
+
+
+def _decompress(args: argparse.Namespace, flags: list[str]) -> int:
+    from pipelines import decompress
+    from pipelines import options as job_options
+    from tsae.jobs.decompress import failures_file
+
+    started_s = time.monotonic()
+    counts = decompress.run(job_options.decompress_options(args), flags)
+    seconds = time.monotonic() - started_s
+    written, present, failed = (counts.get(f"images-{name}", 0) for name in ("written", "present", "failed"))
+    there = f", {present} there already" if present else ""
+    print(f"{args.output}: {written} images written{there}{_failed(failed)}, {_rate(written, seconds)}")
+    if failed:
+        print(f"what failed, and why: {failures_file(args.output)}", file=sys.stderr)
+    return EXIT_FAILURES if failed and not args.allow_failures else 0
+
+
+def _failed(count: int) -> str:
+    return f", {count} failed" if count else ""
+
+
+def _rate(images: int, seconds: float) -> str:
+    return f"{seconds:.1f} s, {images / seconds:.0f} images/s"
+
+
+def _get(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.on_demand import get_images
+
+    missing = get_images(args.archive, args.keys, args.output, args.format)
+    for line in missing:
+        print(f"tsae: error: {line}", file=sys.stderr)
+    return EXIT_FAILURES if missing else 0
+
+
+def _ls(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.reader import open_archive
+
+    with open_archive(args.archive) as archive:
+        if args.json:
+            separator = "["
+            for row in archive.rows(args.glob):
+                print(separator, json.dumps(row), sep="\n", end="")
+                separator = ","
+            print("\n]" if separator == "," else "[]")
+        else:
+            for key in archive.keys(args.glob):
+                print(_printable(key))
+    return 0
+
+
+def _printable(key: str) -> str:
+    """The key with control characters escaped: they could move the cursor of a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in key)
+
+
+def _info(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.reader import open_archive
+
+    with open_archive(args.archive) as archive:
+        info = archive.info()
+    print(json.dumps(info, indent=1) if args.json else _describe(info))
+    return 0
+
+
+def _describe(info: dict[str, Any]) -> str:
+    rows = {
+        "archive": f"{info['path']} (format {info['format_version']}, {info['created_by']})",
+        "images": f"{info['images']:,} in {info['shards']} shards",
+        "failures": f"{info['failures']:,}" + (f" (see {info['path']}/failures)" if info["failures"] else ""),
+        "skipped": f"{info['skipped']:,} files that are no images",
+        "size": f"{info['archive_bytes']:,} bytes, and {info['model_bytes']:,} for the model",
+        "model": f"{info['model']} (sha256 {info['model_sha256'][:16]}...)",
+        "settings": ", ".join(f"{name} {value}" for name, value in info["preprocessing"].items()),
+    }
+    if info["images"]:
+        rows["an image"] = f"{info['bytes_per_image']:.1f} bytes, {info['stream_bytes'] / info['images']:.1f} of them latents"
+        rows["ratio"] = f"1/{info['ratio_to_raw']:.2f} of the raw pixels, 1/{info['ratio_to_source']:.2f} of the input files"
+    return "\n".join(f"{name:<10}{text}" for name, text in rows.items())
+
+
+def _models(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.zoo import describe_models
+
+    models = describe_models()
+    if args.json:
+        print(json.dumps(models, indent=1))
+        return 0
+    for model in models:
+        default = " (default)" if model["name"] == DEFAULT_MODEL else ""
+        print(f"{model['name']}{default}: latents {model['latents']}, {model['stream_bytes']} bytes an image, ", end="")
+        print(f"{model['parameters']:,} parameters, file of {model['model_bytes']:,} bytes, card {model['card']}")
+    return 0
+
+
+def _demo(args: argparse.Namespace, flags: list[str]) -> int:
+    from pathlib import Path
+
+    from pipelines import compress, decompress
+    from pipelines import options as job_options
+    from tsae.demo import DemoFolders, draw_images, show_result
+    from tsae.reader import open_archive
+
+    folders = DemoFolders(Path(args.out))
+    draw_images(folders)
+    archive_path = str(folders.archive)
+    compress.run(job_options.CompressOptions(str(folders.images), archive_path, overwrite=True))
+    decompress.run(job_options.DecompressOptions(archive_path, str(folders.decompressed), overwrite=True))
+    with open_archive(archive_path) as archive:
+        psnrs, info = show_result(folders, archive), archive.info()
+    print(_describe(info))
+    print(f"{'quality':<10}mean {psnrs.mean():.2f} dB, worst {psnrs.min():.2f} dB")
+    print(f"{'look at':<10}{folders.sheet}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Training images: from a folder, a Parquet file or a GTSRB folder, split so that no sign is on both sides.
+
+Owns reading and splitting only; what is learned from them is `tsae.train`'s matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tsae.errors import ImageError, InputError
+from tsae.images import ENDINGS, decode_image, resize
+
+GTSRB_KEY = re.compile(r"(?:^|/)(?P<label>\d{1,5})/(?:\d{5}_)?(?P<track>\d{5})_\d{5}\.\w+$")
+"""The public layout, `<class>/<track>_<frame>.ppm`, in some copies with the class before the track as well."""
+
+LEAKED_TRACK = 14_023
+"""Class 14, track 23 of GTSRB's training set: eight official test images are pixel for pixel frames of it."""
+
+VALID_SHARE = 0.1
+"""Share of groups kept for validation where the data does not name its validation tracks."""
+
+IMAGE_COLUMNS = ("image", "jxl", "bytes")
+"""Columns of a Parquet file looked at for image files, in this order; an `image` struct has a field `bytes`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images in memory, 3 kB each.
+
+    Attributes:
+        keys: Their names.
+        images: uint8 `[N, 32, 32, 3]`.
+    """
+
+    keys: list[str]
+    images: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.keys)
+
+    def take(self, chosen: NDArray[np.bool_]) -> ImageSet:
+        """The images where `chosen`, bool `[N]`, is true."""
+        return ImageSet([key for key, take in zip(self.keys, chosen, strict=True) if take], self.images[chosen])
+
+
+def load_images(data: str | Path) -> ImageSet:
+    """Reads all images of `data` and resizes them to 32x32.
+
+    Args:
+        data: A folder of image files, a Parquet file with an image column, or a folder that holds `train.parquet`.
+
+    Returns:
+        The images in order of their keys.
+
+    Raises:
+        InputError: if there is nothing to read, or a Parquet file has no image column.
+        ImageError: if an image is damaged; the message names it.
+    """
+    path = Path(data)
+    if (path / "train.parquet").is_file():
+        path = path / "train.parquet"
+    if not path.exists():
+        raise InputError(f"{path}: not there; name a folder of images or a Parquet file")
+    files = _parquet_files(path) if path.is_file() else _folder_files(path)
+    with ThreadPoolExecutor() as pool:
+        rows = sorted(pool.map(_decode, files), key=lambda row: row[0])
+    if not rows:
+        raise InputError(f"{path}: no image found (endings {', '.join(sorted(ENDINGS))}); name another folder")
+    return ImageSet([key for key, _ in rows], np.stack([image for _, image in rows]))
+
+
+def _decode(row: tuple[str, bytes]) -> tuple[str, NDArray[np.uint8]]:
+    key, file = row
+    try:
+        return key, resize(decode_image(file, ("JXL",)))
+    except ImageError as error:
+        raise ImageError(f"{key}: {error}") from error
+
+
+def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in ENDINGS and path.is_file():
+            yield path.relative_to(folder).as_posix(), path.read_bytes()
+
+
+def _parquet_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a Parquet file ({error}); name a folder of images or a Parquet file") from error
+    columns = file.schema_arrow.names
+    column = next((name for name in IMAGE_COLUMNS if name in columns), None)
+    if column is None:
+        raise InputError(f"{path}: columns {', '.join(columns)}, none of {', '.join(IMAGE_COLUMNS)}; rename the image column")
+    if column == "jxl":
+        _register_jpeg_xl()
+    names = ["path"] if "path" in columns else []
+    for batch in file.iter_batches(batch_size=256, columns=[column, *names]):
+        yield from map(lambda row: _key_and_file(row, column), batch.to_pylist())
+
+
+def _key_and_file(row: dict[str, Any], column: str) -> tuple[str, bytes]:
+    value = row[column]
+    file = value["bytes"] if isinstance(value, dict) else value
+    path = row.get("path") or (value.get("path") if isinstance(value, dict) else None)
+    return path or hashlib.sha256(file).hexdigest(), file
+
+
+def _register_jpeg_xl() -> None:
+    try:
+        import pillow_jxl  # noqa: F401  (registers the decoder with Pillow)
+    except ImportError as error:
+        raise InputError("images are JPEG XL, which needs an extra: pip install 'tsae[jxl]'") from error
+
+
+def split_images(images: ImageSet, data: str | Path) -> tuple[ImageSet, ImageSet]:
+    """Splits into training and validation images so that no physical sign is on both sides.
+
+    GTSRB's tracks (30 frames of one sign) stay whole: those that a `valid_tracks.json` beside the data lists
+    (`class * 1000 + track`) validate, or else a tenth by hash; its leaked track is left out. Other images are split
+    by a hash of their key. Neither split depends on what else is there.
+
+    Args:
+        images: All images.
+        data: Where they came from; only used to find `valid_tracks.json`.
+
+    Returns:
+        Training and validation images.
+
+    Raises:
+        InputError: if one of the two would be empty.
+    """
+    groups = [_track(key) for key in images.keys]
+    listed = _listed_tracks(Path(data))
+    if listed is None:
+        is_valid = np.array([_hashed_share(g if g is not None else k) < VALID_SHARE for k, g in zip(images.keys, groups, strict=True)])
+    else:
+        is_valid = np.array([group in listed for group in groups])
+    is_leaked = np.array([group == LEAKED_TRACK for group in groups])
+    train, valid = images.take(~is_valid & ~is_leaked), images.take(is_valid & ~is_leaked)
+    if not len(train) or not len(valid):
+        raise InputError(f"{data}: {len(train)} images to train and {len(valid)} to validate; both are needed, add images")
+    return train, valid
+
+
+def _track(key: str) -> int | None:
+    match = GTSRB_KEY.search(key)
+    return int(match["label"]) * 1000 + int(match["track"]) if match else None
+
+
+def _listed_tracks(data: Path) -> set[int] | None:
+    file = (data if data.is_dir() else data.parent) / "valid_tracks.json"
+    return set(json.loads(file.read_text())) if file.is_file() else None
+
+
+def _hashed_share(name: object) -> float:
+    digest = hashlib.sha256(str(name).encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def to_network_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Images uint8 `[N, H, W, 3]` to what networks take: float32 `[N, 3, H, W]` in 0..1, channels last in memory."""
+    scaled = images.astype(np.float32) / np.float32(255)
+    return scaled.transpose(0, 3, 1, 2)
+
+

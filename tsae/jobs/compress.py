@@ -1,0 +1,317 @@
+"""The steps of compressing: plan, then per shard read, encode and write, then commit. Owns their order of work, no format.
+
+A plan is written to the archive's `job` folder: the model, and the sorted inputs as a Parquet file in which row group
+`i` lists the images of shard `i`. A shard's task is thus one number, however large the job is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+import tsae
+from tsae import archive as ar
+from tsae import paths
+from tsae.codec import Codec
+from tsae.errors import ImageError, InputError
+from tsae.images import decode_image, resize
+from tsae.inputs import Listing, read_input
+from tsae.progress import SharedCount
+
+SHARD_IMAGES = 4096
+"""Most images of a shard; it bounds a worker's memory (12 MB of pixels) and the pieces of work that can be spread."""
+
+CHUNK_IMAGES = 256
+"""Images encoded between two signs of progress."""
+
+REMOTE_READERS = 16
+"""Threads that fetch files of one shard from a remote store, where waiting dominates."""
+
+LISTING_FILE = f"{ar.JOB_FOLDER}/listing.parquet"
+JOB_MODEL_FILE = f"{ar.JOB_FOLDER}/{ar.MODEL_FILE}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressJob:
+    """What all steps need to know; travels to the workers.
+
+    Attributes:
+        archive: Where the archive is written.
+        root: Folder that keys are relative to.
+        model_sha256: Digest of the model file in the job folder.
+        device: "cpu" or "cuda".
+        skipped: Input files passed over because of their endings.
+        unlisted: Failures of the listing itself, already written.
+        progress: Where finished images are counted; None where nobody watches.
+    """
+
+    archive: ar.Folder
+    root: str
+    model_sha256: str
+    device: str
+    skipped: int
+    unlisted: ar.FileEntry | None
+    progress: SharedCount | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShardImages:
+    """The images of one shard, resized, and what could not be read.
+
+    Attributes:
+        shard: Its number.
+        keys: Of the N images that came through, sorted.
+        labels: None where an image has none.
+        sizes_px: Original width and height, uint32 `[N, 2]`.
+        images: uint8 `[N, 32, 32, 3]`.
+        source_bytes: Size of their files.
+        failures: The others.
+    """
+
+    shard: int
+    keys: list[str]
+    labels: list[str | None]
+    sizes_px: NDArray[np.uint32]
+    images: NDArray[np.uint8]
+    source_bytes: int
+    failures: list[ar.Failure]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedShard:
+    """The records of one shard, still to be written."""
+
+    shard: int
+    records: ar.Records
+    source_bytes: int
+    failures: list[ar.Failure]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardResult:
+    """What one shard adds to the manifest; entries are None where there is nothing to name."""
+
+    number: int
+    shard: ar.ShardEntry | None
+    failures: ar.FileEntry | None
+    source_bytes: int
+
+
+def check_output(source: str, archive: str, overwrite: bool) -> None:
+    """Refuses to write where something would be lost or read again.
+
+    Args:
+        source: The INPUT.
+        archive: Where the archive is to be.
+        overwrite: Whether an archive that is there may be replaced.
+
+    Raises:
+        InputError: if the archive's place is inside the input or around it, is a file, holds something else, or holds an
+            archive that may not be replaced.
+    """
+    source, place = paths.absolute(source), paths.absolute(archive)
+    if paths.is_within(place, source) or paths.is_within(source, place):
+        raise InputError(f"{archive}: lies inside the input {source} or around it; choose a folder apart from it")
+    files, path = paths.filesystem(place)
+    if files.exists(path) and not files.isdir(path):
+        raise InputError(f"{archive}: is a file; name a new or empty folder for the archive")
+    found = ar.Folder(place).sizes_bytes()
+    if not found:
+        return
+    kind = "an archive" if ar.MANIFEST_FILE in found else "an unfinished job" if LISTING_FILE in found else None
+    if kind is None:
+        raise InputError(f"{archive}: holds something else ({min(found)}); choose a new or empty folder")
+    if not overwrite:
+        raise InputError(f"{archive}: holds {kind} already; replace it with --overwrite, or choose another folder")
+
+
+def plan(listing: Listing, archive: ar.Folder, model_file: bytes, model_sha256: str, device: str) -> tuple[CompressJob, int]:
+    """Writes the job folder.
+
+    Args:
+        listing: The inputs.
+        archive: Where the archive will be.
+        model_file: The model's bytes.
+        model_sha256: Their digest.
+        device: "cpu" or "cuda".
+
+    Returns:
+        The job, and its number of shards.
+
+    Raises:
+        InputError: if the job folder cannot be written.
+    """
+    shards = _cut(len(listing.keys))
+    ar.write(archive, JOB_MODEL_FILE, model_file)
+    ar.write(archive, LISTING_FILE, _listing_to_bytes(listing, shards))
+    unlisted = _write_failures(archive, len(shards), listing.failures)
+    return CompressJob(archive, listing.root, model_sha256, device, listing.skipped, unlisted), len(shards)
+
+
+def _cut(images: int) -> list[int]:
+    """Sizes of the shards: as few as SHARD_IMAGES allows, as equal as can be; they follow from the inputs alone."""
+    shards = -(-images // SHARD_IMAGES)
+    return [images // shards + (index < images % shards) for index in range(shards)]
+
+
+def _listing_to_bytes(listing: Listing, shards: list[int]) -> bytes:
+    schema = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("label", pa.string())])
+    sink, start = pa.BufferOutputStream(), 0
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for rows in shards:
+            keys = listing.keys[start : start + rows]
+            labels = [listing.labels.get(key) for key in keys]
+            writer.write_table(pa.table([keys, labels], schema=schema), row_group_size=rows)
+            start += rows
+    return bytes(sink.getvalue())
+
+
+def read_images(shard: int, job: CompressJob) -> ShardImages:
+    """Reads, decodes and resizes the images of a shard.
+
+    Args:
+        shard: Its number in the plan.
+        job: The job.
+
+    Returns:
+        The images that came through, and the failures.
+    """
+    with job.archive.open(LISTING_FILE) as file:
+        table = pq.ParquetFile(file).read_row_group(shard)
+    keys, labels = table.column("key").to_pylist(), table.column("label").to_pylist()
+    outcomes = _map_files(functools.partial(_read_image, job.root), keys, job.root)
+    rows = [(key, label, *o) for key, label, o in zip(keys, labels, outcomes, strict=True) if not isinstance(o, ar.Failure)]
+    return ShardImages(
+        shard,
+        [row[0] for row in rows],
+        [row[1] for row in rows],
+        np.array([row[2] for row in rows], np.uint32).reshape(-1, 2),
+        np.stack([row[3] for row in rows]) if rows else np.empty((0, 32, 32, 3), np.uint8),
+        sum(row[4] for row in rows),
+        [outcome for outcome in outcomes if isinstance(outcome, ar.Failure)],
+    )
+
+
+def _map_files(function: Any, keys: list[str], root: str) -> list[Any]:
+    if not paths.is_url(root):
+        return [function(key) for key in keys]
+    with ThreadPoolExecutor(REMOTE_READERS) as pool:
+        return list(pool.map(function, keys))
+
+
+def _read_image(root: str, key: str) -> tuple[tuple[int, int], NDArray[np.uint8], int] | ar.Failure:
+    """Original size in px, pixels and file size in bytes of one image; or why not."""
+    stage = "read"
+    try:
+        data = read_input(root, key)
+        stage = "decode"
+        image = decode_image(data)
+        return image.size, resize(image), len(data)
+    except ImageError as error:
+        return ar.Failure(key, stage, type(error).__name__, str(error))
+
+
+def load_codec(job: CompressJob) -> Codec:
+    """The job's codec; loaded once per process.
+
+    Raises:
+        ModelError: if the job's model file is not the planned one or cannot be used.
+    """
+    return _load_codec(job.archive, job.model_sha256, job.device)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_codec(archive: ar.Folder, sha256: str, device: str) -> Codec:
+    codec = Codec.from_bytes(archive.read(JOB_MODEL_FILE), f"{archive.path}/{JOB_MODEL_FILE}", device)
+    if codec.sha256 != sha256:
+        raise InputError(f"{archive.path}: another job writes here; wait for it, or choose another place")
+    return codec
+
+
+def encode_images(images: ShardImages, job: CompressJob) -> EncodedShard:
+    """Encodes the images of a shard.
+
+    Args:
+        images: As read.
+        job: The job.
+
+    Returns:
+        Their records, in the same order, and the failures unchanged.
+    """
+    codec = load_codec(job)
+    streams: list[bytes] = []
+    for start in range(0, len(images.keys), CHUNK_IMAGES):
+        streams += codec.encode(images.images[start : start + CHUNK_IMAGES])
+        _count(job, min(CHUNK_IMAGES, len(images.keys) - start))
+    _count(job, len(images.failures))
+    codings = np.full(len(streams), int(codec.coding), np.uint8)
+    widths, heights = images.sizes_px.T
+    records = ar.Records(images.keys, widths, heights, images.labels, codings, streams)
+    return EncodedShard(images.shard, records, images.source_bytes, images.failures)
+
+
+def _count(job: CompressJob, images: int) -> None:
+    if job.progress is not None:
+        job.progress.add(images)
+
+
+def write_shard(encoded: EncodedShard, job: CompressJob) -> ShardResult:
+    """Writes a shard and its part of the failures table; writing them again changes nothing.
+
+    Raises:
+        InputError: if a file cannot be written, such as on a full disk.
+    """
+    entry = None
+    if encoded.records:
+        keys = encoded.records.keys
+        data = ar.shard_to_bytes(encoded.records, {"format_version": ar.FORMAT_VERSION, "model_sha256": job.model_sha256})
+        name, sha256 = ar.write_digested(job.archive, "shards", encoded.shard, data)
+        stream_bytes = sum(map(len, encoded.records.streams))
+        entry = ar.ShardEntry(name, len(keys), len(data), sha256, keys[0], keys[-1], stream_bytes)
+    return ShardResult(encoded.shard, entry, _write_failures(job.archive, encoded.shard, encoded.failures), encoded.source_bytes)
+
+
+def _write_failures(archive: ar.Folder, number: int, failures: list[ar.Failure]) -> ar.FileEntry | None:
+    if not failures:
+        return None
+    data = ar.failures_to_bytes(failures)
+    name, sha256 = ar.write_digested(archive, "failures", number, data)
+    return ar.FileEntry(name, len(failures), len(data), sha256)
+
+
+def commit_archive(results: Iterable[ShardResult], job: CompressJob) -> ar.Manifest:
+    """Makes the written shards an archive.
+
+    Args:
+        results: Of all shards, in any order; a shard that a runner ran twice may come twice.
+        job: The job.
+
+    Returns:
+        The manifest that was committed.
+
+    Raises:
+        InputError: if a file cannot be written.
+    """
+    unique = dict(sorted({result.number: result for result in results}.items())).values()
+    failures = [*(result.failures for result in unique), job.unlisted]
+    codec = load_codec(job)
+    manifest = ar.Manifest(
+        model=codec.name,
+        model_sha256=job.model_sha256,
+        preprocessing=codec.preprocessing.to_json(),
+        created_by=f"tsae {tsae.__version__}",
+        skipped=job.skipped,
+        source_bytes=sum(result.source_bytes for result in unique),
+        shards=tuple(result.shard for result in unique if result.shard),
+        failures=tuple(entry for entry in failures if entry),
+    )
+    ar.commit(job.archive, manifest, job.archive.read(JOB_MODEL_FILE))
+    return manifest

@@ -1,0 +1,313 @@
+"""The steps of decompressing: per shard read, decode and write image files. Owns output names and which files are missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import posixpath
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsae import archive as ar
+from tsae import paths
+from tsae.codec import Codec
+from tsae.errors import CorruptDataError, InputError
+from tsae.images import MAX_PIXELS, encode_image
+from tsae.progress import SharedCount
+
+CHUNK_IMAGES = 256
+"""Images decoded between two signs of progress."""
+
+FATAL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+"""Operating system errors that the next image would meet as well: the job ends instead of failing image by image."""
+
+OUTPUT_ENDING = ".png"
+
+
+@dataclasses.dataclass(frozen=True)
+class DecompressJob:
+    """What all steps need to know; travels to the workers.
+
+    Attributes:
+        archive: What is read.
+        output: Folder for the image files.
+        select: Glob that keys must match; None is all.
+        restore_size: Whether to scale images back to their original sizes.
+        overwrite: Whether files that are there already are written anew.
+        whole_names: Keys whose output keeps the key's own ending, because another output would have the same name.
+        progress: Where finished images are counted; None where nobody watches.
+    """
+
+    archive: ar.Folder
+    output: ar.Folder
+    select: str | None
+    restore_size: bool
+    overwrite: bool
+    whole_names: frozenset[str]
+    progress: SharedCount | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShardRecords:
+    """The records of one shard that are still to be written as images, and those that cannot be.
+
+    Attributes:
+        records: N of them.
+        present: Number of images whose files are there already.
+        failures: Damaged records.
+    """
+
+    records: ar.Records
+    present: int
+    failures: list[ar.Failure]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DecodedShard:
+    """Images of one shard, still to be written; `images` is uint8 `[N, 32, 32, 3]`."""
+
+    records: ar.Records
+    images: NDArray[np.uint8]
+    present: int
+    failures: list[ar.Failure]
+
+
+@dataclasses.dataclass(frozen=True)
+class WriteResult:
+    """What came of one shard: numbers of images, and the failures."""
+
+    written: int
+    present: int
+    failures: tuple[ar.Failure, ...]
+
+
+def plan(archive: str, output: str, select: str | None, restore_size: bool, overwrite: bool) -> tuple[DecompressJob, int, int]:
+    """Checks archive and output, and finds output names that would meet.
+
+    Args:
+        archive: Path or URL of the archive.
+        output: Path or URL of the folder for the images.
+        select: Glob that keys must match; None is all.
+        restore_size: Whether to scale images back to their original sizes.
+        overwrite: Whether files that are there already are written anew.
+
+    Returns:
+        The job, its number of shards, and its number of images.
+
+    Raises:
+        FormatError: if there is no archive.
+        InputError: if the output is not a folder, lies inside the archive, or no key matches.
+        CorruptDataError: if the keys cannot be read.
+    """
+    files = ar.ArchiveFiles(paths.absolute(archive))
+    if paths.is_within(paths.absolute(output), paths.absolute(archive)):
+        raise InputError(f"{output}: lies inside the archive {archive}; choose a folder outside")
+    system, path = paths.filesystem(output)
+    if system.exists(path) and not system.isdir(path):
+        raise InputError(f"{output}: is a file; name a folder for the images")
+    keys = list(files.keys())
+    selected = sum(ar.matches(key, select) for key in keys)
+    if select is not None and not selected:
+        raise InputError(f"--select {select}: matches none of {len(keys)} keys; see them with tsae ls {archive}")
+    output_folder = ar.Folder(paths.absolute(output))
+    job = DecompressJob(files.folder, output_folder, select, restore_size, overwrite, find_whole_names(keys))
+    return job, len(files.manifest.shards), selected
+
+
+def short_name(key: str) -> str:
+    """The output's name where nothing else claims it: the key with the ending `.png`."""
+    return posixpath.splitext(key)[0] + OUTPUT_ENDING
+
+
+def find_whole_names(keys: Iterable[str]) -> frozenset[str]:
+    """Keys whose outputs would meet another output, or a folder, if their endings were replaced.
+
+    They become `KEY.png`. If that is in turn the short name of another key, that one keeps its ending as well.
+
+    Args:
+        keys: All keys of the archive, so that names do not depend on a selection.
+    """
+    keys = list(keys)
+    folders = {folder for key in keys for folder in _parents(key)}
+    names = Counter(map(short_name, keys))
+    whole = {key for key in keys if names[short_name(key)] > 1 or short_name(key) in folders}
+    while met := {key for key in keys if key not in whole and short_name(key).removesuffix(OUTPUT_ENDING) in whole}:
+        whole |= met
+    return frozenset(whole)
+
+
+def _parents(key: str) -> list[str]:
+    parts = key.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def output_name(key: str, whole_names: frozenset[str]) -> str:
+    """Where the image of `key` goes, relative to the output folder."""
+    return key + OUTPUT_ENDING if key in whole_names else short_name(key)
+
+
+def check_key(key: str) -> None:
+    """Refuses keys that would leave the output folder or that no filesystem takes.
+
+    Raises:
+        CorruptDataError: if the key is empty, absolute, has empty, `.` or `..` parts, or a NUL.
+    """
+    if not key or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+        raise CorruptDataError(f"key {key!r} is no relative path below a folder; nothing is written for it")
+
+
+def read_records(shard: int, job: DecompressJob) -> ShardRecords:
+    """Reads the records of a shard whose images are still missing.
+
+    Args:
+        shard: Its place in the manifest.
+        job: The job.
+
+    Returns:
+        The records, and a failure for each one that is damaged; for a row group that cannot be read at all, one failure
+        that names its place.
+    """
+    files = _open_archive(job.archive)
+    entry, kept, present, failures = files.manifest.shards[shard], [], 0, []
+    try:
+        reader = files.shard(shard)
+    except CorruptDataError as error:
+        return ShardRecords(ar.concatenate([]), 0, [_failure(entry.file, "read", error)])
+    for row_group in range(reader.row_groups):
+        try:
+            records, intact = reader.read(row_group)
+        except CorruptDataError as error:
+            failures.append(_failure(f"{entry.file}#{row_group}", "read", error))
+            continue
+        wanted = [row for row, key in enumerate(records.keys) if ar.matches(key, job.select)]
+        missing = [row for row in wanted if not _is_present(records.keys[row], job)]
+        failures += [_damaged(records.keys[row]) for row in missing if not intact[row]]
+        present += len(wanted) - len(missing)
+        kept.append(records.take([row for row in missing if intact[row]]))
+    _count(job, present + len(failures))
+    return ShardRecords(ar.concatenate(kept), present, failures)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_archive(archive: ar.Folder) -> ar.ArchiveFiles:
+    return ar.ArchiveFiles(archive.path)
+
+
+def _failure(path: str, stage: str, error: Exception) -> ar.Failure:
+    return ar.Failure(path, stage, type(error).__name__, str(error))
+
+
+def _damaged(key: str) -> ar.Failure:
+    return ar.Failure(key, "read", "CorruptDataError", "the record does not match its checksum; restore the archive")
+
+
+def _is_present(key: str, job: DecompressJob) -> bool:
+    if job.overwrite:
+        return False
+    try:
+        return job.output.exists(output_name(key, job.whole_names))
+    except (OSError, ValueError):  # a name that the filesystem does not take: writing will say so
+        return False
+
+
+def decode_images(shard: ShardRecords, job: DecompressJob) -> DecodedShard:
+    """Decodes the records of a shard; those that the model cannot decode become failures.
+
+    Args:
+        shard: As read.
+        job: The job.
+    """
+    codec = load_codec(job)
+    try:
+        for key in shard.records.keys:
+            check_key(key)
+        return DecodedShard(shard.records, codec.decode(shard.records), shard.present, shard.failures)
+    except CorruptDataError:
+        return _decode_one_by_one(shard, codec)
+
+
+def _decode_one_by_one(shard: ShardRecords, codec: Codec) -> DecodedShard:
+    """Tells the records that cannot be decoded from the others."""
+    good, failures = [], list(shard.failures)
+    for row, key in enumerate(shard.records.keys):
+        try:
+            check_key(key)
+            codec.latents(shard.records.take([row]))
+            good.append(row)
+        except CorruptDataError as error:
+            failures.append(_failure(key, "decode", error))
+    records = shard.records.take(good)
+    return DecodedShard(records, codec.decode(records), shard.present, failures)
+
+
+def load_codec(job: DecompressJob) -> Codec:
+    """The archive's codec; loaded once per process.
+
+    Raises:
+        FormatError: if the model is missing or not the archive's.
+    """
+    return _load_codec(job.archive)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_codec(archive: ar.Folder) -> Codec:
+    return Codec.from_bytes(_open_archive(archive).model_file(), f"{archive.path}/{ar.MODEL_FILE}")
+
+
+def write_images(shard: DecodedShard, job: DecompressJob) -> WriteResult:
+    """Writes a PNG file for each image of a shard; each appears whole or not at all.
+
+    Raises:
+        InputError: if the output takes no more files, such as a full disk.
+    """
+    failures, records = list(shard.failures), shard.records
+    sizes_px = zip(records.widths.tolist(), records.heights.tolist(), strict=True)
+    for done, (key, image, size_px) in enumerate(zip(records.keys, shard.images, sizes_px, strict=True), 1):
+        if failure := _write_image(key, image, size_px if job.restore_size else None, job):
+            failures.append(failure)
+        if done % CHUNK_IMAGES == 0 or done == len(records):
+            _count(job, (done - 1) % CHUNK_IMAGES + 1)
+    return WriteResult(len(records) + len(shard.failures) - len(failures), shard.present, tuple(failures))
+
+
+def _write_image(key: str, image: NDArray[np.uint8], size_px: tuple[int, int] | None, job: DecompressJob) -> ar.Failure | None:
+    if size_px is not None and not 0 < size_px[0] * size_px[1] <= MAX_PIXELS:
+        message = f"recorded size {size_px[0]} x {size_px[1]} is not within {MAX_PIXELS} pixels; leave out --restore-size"
+        return ar.Failure(key, "write", "CorruptDataError", message)
+    try:
+        job.output.write(output_name(key, job.whole_names), encode_image(image, "png", size_px))
+    except OSError as error:
+        if error.errno in FATAL_ERRORS:
+            raise InputError(f"{job.output.path}: cannot be written ({error.strerror}); make room and run it again") from error
+        return ar.Failure(key, "write", type(error).__name__, error.strerror or str(error))
+    return None
+
+
+def _count(job: DecompressJob, images: int) -> None:
+    if job.progress is not None:
+        job.progress.add(images)
+
+
+def failures_file(output: str) -> str:
+    """Path of the failures table that lies beside an output folder."""
+    return f"{paths.absolute(output)}.failures.parquet"
+
+
+def write_failures(results: Iterable[WriteResult], job: DecompressJob) -> WriteResult:
+    """Adds up what came of the shards, and writes the failures table, or removes an old one where nothing failed.
+
+    Raises:
+        InputError: if the table cannot be written.
+    """
+    results = list(results)
+    failures = tuple(failure for result in results for failure in result.failures)
+    folder, _, name = failures_file(job.output.path).rpartition("/")
+    if failures:
+        ar.write(ar.Folder(folder or "/"), name, ar.failures_to_bytes(failures))
+    else:
+        ar.Folder(folder or "/").remove(name)
+    return WriteResult(sum(r.written for r in results), sum(r.present for r in results), failures)

@@ -1,0 +1,139 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere. Owns how it looks, not what is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+PLAIN_INTERVAL_S = 10.0
+"""Time between plain lines: rare enough for a log file, often enough to see that a job is alive."""
+
+
+WATCH_INTERVAL_S = 0.25
+"""Time between looks at what other processes counted."""
+
+
+class Progress:
+    """Counts up to a total, with rate and time left; use it as a context manager."""
+
+    def __init__(self, total: int, label: str, unit: str = "images", stream: TextIO | None = None) -> None:
+        """Starts at zero.
+
+        Args:
+            total: What the count will reach.
+            label: What is being done, one or two words.
+            unit: What is counted.
+            stream: Where to show it; None is standard error.
+        """
+        self._stream = sys.stderr if stream is None else stream
+        self._is_terminal = self._stream.isatty()
+        self._bar = tqdm(
+            total=total,
+            desc=label,
+            unit=f" {unit}",
+            file=self._stream,
+            disable=not self._is_terminal,
+            dynamic_ncols=True,
+            smoothing=0.1,
+        )
+        self._label, self._unit, self._total = label, unit, total
+        self._count, self._facts = 0, ""
+        self._started_s = self._printed_s = time.monotonic()
+
+    def update(self, count: int, **facts: Any) -> None:
+        """Adds `count`, and shows `facts` (name=value) beside it."""
+        self._count += count
+        self._facts = ", ".join(f"{name}={value}" for name, value in facts.items()) or self._facts
+        if self._is_terminal:
+            self._bar.set_postfix_str(self._facts, refresh=False)
+            self._bar.update(count)
+        elif time.monotonic() - self._printed_s >= PLAIN_INTERVAL_S:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self._printed_s = time.monotonic()
+        elapsed_s = max(self._printed_s - self._started_s, 1e-9)
+        rate = self._count / elapsed_s
+        left = f", {(self._total - self._count) / rate:.0f} s left" if 0 < self._count < self._total else ""
+        facts = f", {self._facts}" if self._facts else ""
+        line = f"{self._label}: {self._count}/{self._total} {self._unit}, {rate:.0f} {self._unit}/s{facts}{left}"
+        print(line, file=self._stream, flush=True)
+
+    def __enter__(self) -> Progress:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Closes the bar, or prints the last plain line."""
+        self._bar.close()
+        if not self._is_terminal and self._count:
+            self._print_line()
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedCount:
+    """A count that several processes of one machine add to and one reads; a plain value, so it travels to workers.
+
+    Each process keeps its own sum in a file of its own: no lock, and a killed worker leaves its last sum.
+
+    Attributes:
+        folder: A local folder for nothing else.
+    """
+
+    folder: str
+
+    def add(self, count: int) -> None:
+        """Adds to this process's sum; does nothing if the folder is gone or not on this machine."""
+        name = os.path.join(self.folder, f"{os.getpid()}")
+        _OWN_SUMS[name] = _OWN_SUMS.get(name, 0) + count
+        try:
+            with open(name, "wb") as file:
+                file.write(struct.pack("<q", _OWN_SUMS[name]))
+        except OSError:
+            pass  # progress is a courtesy: a job must not end for it
+
+    def total(self) -> int:
+        """The sum of all processes' sums."""
+        total = 0
+        for entry in os.scandir(self.folder):
+            with open(entry.path, "rb") as file:
+                data = file.read()
+            total += struct.unpack("<q", data)[0] if len(data) == 8 else 0  # else it is just being written
+        return total
+
+
+_OWN_SUMS: dict[str, int] = {}
+
+
+@contextlib.contextmanager
+def watch(total: int, label: str) -> Iterator[SharedCount]:
+    """Shows the progress of other processes: yields a count for them, and draws it until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="tsae-progress-") as folder, Progress(total, label) as progress:
+        count, ended = SharedCount(folder), threading.Event()
+        thread = threading.Thread(target=_follow, args=(count, progress, ended), daemon=True)
+        thread.start()
+        try:
+            yield count
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _follow(count: SharedCount, progress: Progress, ended: threading.Event) -> None:
+    shown, is_last = 0, False
+    while not is_last:
+        is_last = ended.wait(WATCH_INTERVAL_S)
+        now = max(count.total(), shown)
+        progress.update(now - shown)
+        shown = now

@@ -1,0 +1,313 @@
+"""Training of the autoencoders: seeded, resumable, logged. Owns the recipe; networks and data come from their modules.
+
+Beside the model `NAME.safetensors` it writes `NAME.log.jsonl` (one JSON object an epoch), `NAME.loss.png`, and while it
+runs `NAME.resume.safetensors`, from which a killed run goes on and ends, on the CPU, with the very same weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tsae.checkpoint import Model, model_to_bytes
+from tsae.config import DEFAULT_MODEL
+from tsae.data import ImageSet, load_images, split_images, to_network_input
+from tsae.errors import InputError, ModelError
+from tsae.metrics import psnr_db
+from tsae.model import NETWORKS, SeedAutoencoder
+from tsae.progress import Progress
+from tsae.quantize import LatentQuantizer, fit_quantizer
+
+EVALUATION_BATCH = 256
+QUANTIZER_IMAGES = 8192
+"""Training images that the quantiser's ranges are fitted to; more changed no range by a percent."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The recipe; with the data it determines the weights.
+
+    Attributes:
+        model: Name of the model, also of its architecture.
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        learning_rate: Adam's highest rate: reached after one epoch, then lowered to nothing along a half cosine.
+        seed: Of the initial weights and of the order of the images.
+        device: "cpu" or "cuda".
+    """
+
+    model: str = DEFAULT_MODEL
+    epochs: int = 40
+    batch_size: int = 64
+    learning_rate: float = 1e-2
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            InputError: if one is out of range.
+        """
+        if self.model not in NETWORKS:
+            raise InputError(f"model {self.model!r}: no such architecture; choose one of {', '.join(NETWORKS)}")
+        if min(self.epochs, self.batch_size) < 1:
+            raise InputError(f"epochs {self.epochs}, batch size {self.batch_size}: both must be at least 1")
+
+
+def choose_device(wanted: str) -> str:
+    """"auto" becomes "cuda" where a GPU is at hand, else "cpu".
+
+    Raises:
+        InputError: if "cuda" is wanted and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda: this torch sees no GPU; use --device cpu, or auto")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+@dataclasses.dataclass(eq=False)
+class _State:
+    """All that a run carries from one epoch to the next."""
+
+    network: SeedAutoencoder
+    optimizer: torch.optim.Adam
+    epoch: int = 0
+    best_loss: float = float("inf")
+    best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+
+def train(data: str | Path, out: str | Path, config: TrainConfig, *, resume: bool = False) -> Model:
+    """Trains a model and writes it.
+
+    Args:
+        data: See `tsae.data.load_images`.
+        out: The model file to write.
+        config: The recipe.
+        resume: Whether to go on from the resume file of a killed run, if there is one.
+
+    Returns:
+        The model, with the weights that did best on the validation images.
+
+    Raises:
+        InputError: if the data or the output cannot be used.
+        ModelError: if the resume file is damaged or comes from another recipe or other data.
+    """
+    files = _Files(Path(out))
+    if not files.model.parent.is_dir():
+        raise InputError(f"{files.model.parent}: no such folder for the model; create it first")
+    training, validation = split_images(load_images(data), data)
+    torch.manual_seed(config.seed)
+    state = _start(config, steps=-(-len(training) // config.batch_size) * config.epochs)
+    if resume and files.resume.exists():
+        _restore(state, files.resume, config, training)
+    files.keep_log(state.epoch)
+    _run(state, config, training, validation, files)
+    state.network.load_state_dict(state.best)
+    model = _finish(state, config, training, validation, files)
+    files.resume.unlink(missing_ok=True)
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """Where a run writes."""
+
+    model: Path
+
+    @property
+    def log(self) -> Path:
+        return self.model.with_suffix(".log.jsonl")
+
+    @property
+    def plot(self) -> Path:
+        return self.model.with_suffix(".loss.png")
+
+    @property
+    def resume(self) -> Path:
+        return self.model.with_suffix(".resume.safetensors")
+
+    def keep_log(self, epochs: int) -> None:
+        """Drops what a killed run logged after its last resume file."""
+        lines = self.log.read_text().splitlines()[:epochs] if epochs and self.log.exists() else []
+        self.log.write_text("".join(f"{line}\n" for line in lines))
+
+    def append_log(self, entry: dict[str, Any]) -> None:
+        with self.log.open("a") as log:
+            log.write(json.dumps(entry) + "\n")
+
+
+def _start(config: TrainConfig, steps: int) -> _State:
+    network = NETWORKS[config.model]().to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return _State(network, torch.optim.Adam(network.parameters(), lr=config.learning_rate))
+
+
+def _learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """Linear rise over the first epoch, then half a cosine to zero."""
+    if step < steps_per_epoch:
+        return config.learning_rate * (step + 1) / steps_per_epoch
+    done = (step - steps_per_epoch) / max(steps_per_epoch * (config.epochs - 1), 1)
+    return config.learning_rate * 0.5 * (1 + float(np.cos(np.pi * done)))
+
+
+def _run(state: _State, config: TrainConfig, training: ImageSet, validation: ImageSet, files: _Files) -> None:
+    """Runs the epochs that are left, with a log line and a resume file after each."""
+    x = _on_device(training.images, config.device)
+    with Progress(len(training) * config.epochs, f"training {config.model}") as progress:
+        progress.update(len(training) * state.epoch)
+        while state.epoch < config.epochs:
+            started_s = time.monotonic()
+            loss = _train_epoch(state, config, x, progress)
+            seconds = time.monotonic() - started_s
+            bce, mean_psnr_db = evaluate(state.network, validation.images, config.device)
+            state.epoch += 1
+            if bce < state.best_loss:
+                state.best_loss = bce
+                state.best = {name: t.detach().cpu().clone() for name, t in state.network.state_dict().items()}
+            entry = {"epoch": state.epoch, "train_bce": loss, "valid_bce": bce, "valid_psnr_db": mean_psnr_db}
+            files.append_log({**entry, "images_per_s": len(x) / seconds, "seconds": seconds})
+            _save(state, files.resume, config, training)
+
+
+def _on_device(images: NDArray[np.uint8], device: str) -> Tensor:
+    """uint8 `[N, H, W, 3]` images as a uint8 `[N, 3, H, W]` tensor, channels last in memory."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
+
+
+def _train_epoch(state: _State, config: TrainConfig, x: Tensor, progress: Progress) -> float:
+    """One pass in an order that follows from seed and epoch alone; returns the mean loss."""
+    order = torch.from_numpy(np.random.default_rng((config.seed, state.epoch)).permutation(len(x))).to(x.device)
+    steps = -(-len(x) // config.batch_size)
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    state.network.train()
+    for step in range(steps):
+        for group in state.optimizer.param_groups:
+            group["lr"] = _learning_rate(config, state.epoch * steps + step, steps)
+        batch = x[order[step * config.batch_size : (step + 1) * config.batch_size]].float() / 255
+        loss = nn.functional.binary_cross_entropy_with_logits(state.network(batch), batch)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        total += loss.detach() * len(batch)
+        if step % 50 == 49 or step == steps - 1:  # reading the loss waits for the GPU: not every step
+            progress.update(min((step % 50 + 1) * config.batch_size, len(x)), epoch=state.epoch + 1, loss=f"{loss.item():.4f}")
+    return total.item() / len(x)
+
+
+@torch.no_grad()
+def evaluate(network: SeedAutoencoder, images: NDArray[np.uint8], device: str) -> tuple[float, float]:
+    """Distortion of a network without quantised latents.
+
+    Args:
+        network: On `device`; left in evaluation mode.
+        images: uint8 `[N, 32, 32, 3]`.
+        device: Where to compute.
+
+    Returns:
+        Mean binary cross-entropy (nats per component) and mean of the images' PSNR (dB).
+    """
+    network.eval()
+    loss, psnrs = 0.0, []
+    for start in range(0, len(images), EVALUATION_BATCH):
+        originals = images[start : start + EVALUATION_BATCH]
+        x = _on_device(originals, device).float() / 255
+        logits = network(x)
+        loss += nn.functional.binary_cross_entropy_with_logits(logits, x).item() * len(x)
+        x_hat = (torch.sigmoid(logits) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        psnrs.append(psnr_db(originals, x_hat))
+    return loss / len(images), float(np.concatenate(psnrs).mean())
+
+
+def _finish(state: _State, config: TrainConfig, training: ImageSet, validation: ImageSet, files: _Files) -> Model:
+    """Fits the quantiser and writes model and plot."""
+    bce, mean_psnr_db = evaluate(state.network, validation.images, config.device)
+    facts = {"train_images": len(training), "valid_images": len(validation), "valid_bce": bce, "valid_psnr_db": mean_psnr_db}
+    network = state.network.cpu()
+    model = Model(config.model, network, _fit(network, training), training={**dataclasses.asdict(config), **facts})
+    _replace(files.model, model_to_bytes(model))
+    _plot(files)
+    return model
+
+
+@torch.no_grad()
+def _fit(network: SeedAutoencoder, training: ImageSet) -> LatentQuantizer:
+    chosen = np.random.default_rng(0).permutation(len(training))[:QUANTIZER_IMAGES]
+    parts = np.array_split(training.images[np.sort(chosen)], -(-len(chosen) // EVALUATION_BATCH))
+    return fit_quantizer(np.concatenate([network.analysis(torch.from_numpy(to_network_input(p))).numpy() for p in parts]))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Writes a file in one step, so that a kill leaves the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def _data_digest(training: ImageSet) -> str:
+    import hashlib
+
+    return hashlib.sha256("\0".join(training.keys).encode("utf-8", "surrogateescape") + training.images.tobytes()).hexdigest()
+
+
+def _save(state: _State, path: Path, config: TrainConfig, training: ImageSet) -> None:
+    tensors = {f"network.{name}": t for name, t in state.network.state_dict().items()}
+    tensors |= {f"best.{name}": t for name, t in state.best.items()}
+    for index, moments in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": t for name, t in moments.items()}
+    facts = {"config": dataclasses.asdict(config), "data": _data_digest(training), "epoch": state.epoch, "best_loss": state.best_loss}
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    _replace(path, safetensors.torch.save(plain, {"resume": json.dumps(facts)}))
+
+
+def _restore(state: _State, path: Path, config: TrainConfig, training: ImageSet) -> None:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            facts = json.loads(file.metadata()["resume"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: damaged ({error}); delete it to start anew") from error
+    if facts["config"] != dataclasses.asdict(config) or facts["data"] != _data_digest(training):
+        raise ModelError(f"{path}: from another recipe or other data; give the same ones, or delete it to start anew")
+    _load(state, tensors)
+    state.epoch, state.best_loss = facts["epoch"], facts["best_loss"]
+
+
+def _load(state: _State, tensors: dict[str, Tensor]) -> None:
+    def below(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+    state.network.load_state_dict(below("network."))
+    state.best = below("best.")
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, t in below("adam.").items():
+        index, _, moment = name.partition(".")
+        moments.setdefault(int(index), {})[moment] = t
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
+
+
+def _plot(files: _Files) -> None:
+    """Draws training and validation loss against the epoch."""
+    import matplotlib.figure
+
+    entries = [json.loads(line) for line in files.log.read_text().splitlines()]
+    figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, label in (("train_bce", "training"), ("valid_bce", "validation")):
+        axes.plot([e["epoch"] for e in entries], [e[name] for e in entries], label=label)
+    lowest = min(entries, key=lambda e: e["valid_bce"])
+    axes.set_title(f"{files.model.stem}: best validation loss {lowest['valid_bce']:.5f} at epoch {lowest['epoch']}")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("binary cross-entropy (nats per component)")
+    axes.legend(frameon=False)
+    figure.savefig(files.plot, dpi=150)

@@ -1,0 +1,84 @@
+"""The models that come with tsae: one table, and the way from a name or a path to a model file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from importlib import resources
+
+from tsae import paths
+from tsae.checkpoint import fingerprint, model_from_bytes
+from tsae.errors import ModelError
+
+
+@dataclasses.dataclass(frozen=True)
+class ZooEntry:
+    """A model in the package.
+
+    Attributes:
+        file: Weights below `tsae/weights`.
+        sha256: Of that file.
+        card: How it was trained and what it is good for, beside it.
+    """
+
+    file: str
+    sha256: str
+    card: str
+
+
+ZOO = {
+    "seed-8x8x8": ZooEntry(
+        "seed-8x8x8.safetensors",
+        "ae7d1b8a9a0c48f24667777a82bc876595ddf120b3c2f69bc14f422cdb501199",
+        "seed-8x8x8.md",
+    ),
+}
+
+
+def read_model_file(name: str) -> bytes:
+    """The bytes of a model file.
+
+    Args:
+        name: A name of the table, or the path or URL of a file.
+
+    Returns:
+        The file; one from the table is known to be undamaged.
+
+    Raises:
+        ModelError: if there is no such model, it cannot be read, or the packaged file is damaged.
+    """
+    if name in ZOO:
+        entry = ZOO[name]
+        data = resources.files("tsae").joinpath("weights", entry.file).read_bytes()
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise ModelError(f"{entry.file}: damaged inside the installed package; install tsae again")
+        return data
+    try:
+        return paths.read_file(name)
+    except OSError as error:
+        known = ", ".join(ZOO)
+        raise ModelError(f"{name}: no model of that name ({known}) and no readable file ({error}); name one") from error
+
+
+def describe_models() -> list[dict[str, object]]:
+    """Facts about each model of the table, JSON values only.
+
+    Raises:
+        ModelError: if a packaged file is damaged.
+    """
+    return [_describe(name, read_model_file(name)) for name in ZOO]
+
+
+def _describe(name: str, data: bytes) -> dict[str, object]:
+    model = model_from_bytes(data, ZOO[name].file)
+    channels, height, width = model.network.latent_shape
+    return {
+        "name": name,
+        "latents": f"{height}x{width}x{channels}",
+        "stream_bytes": channels * height * width,
+        "parameters": sum(p.numel() for p in model.network.parameters()),
+        "model_bytes": len(data),
+        "sha256": fingerprint(data),
+        "card": f"tsae/weights/{ZOO[name].card}",
+        "training": model.training,
+    }
