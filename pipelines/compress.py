@@ -15,7 +15,7 @@ from tsae import archive as ar
 from tsae import paths
 from tsae.checkpoint import fingerprint, model_from_bytes
 from tsae.inputs import list_inputs
-from tsae.jobs.compress import CompressJob, check_output, plan
+from tsae.jobs.compress import CompressJob, check_output, count_shards, plan
 from tsae.progress import watch
 from tsae.train import choose_device
 from tsae.zoo import read_model_file
@@ -50,11 +50,12 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> ar.Manifest:
     listing = list_inputs(options.input, options.root)
     for note in listing.notes:
         print(note, file=sys.stderr)
+    shards = count_shards(len(listing.keys))
     is_shared = not any(path.startswith("memory://") for path in (options.input, options.archive))
-    archive = ar.Folder(paths.absolute(options.archive))
-    job, shards = plan(listing, archive, model_file, fingerprint(model_file), device)
     workers = engine.choose_workers(options.workers, options.cores, len(listing.keys), shards, is_shared)
     pipeline = engine.make_pipeline(workers, flags)
+    archive = ar.Folder(paths.absolute(options.archive))
+    job = plan(listing, archive, model_file, fingerprint(model_file), device)
     with watch(len(listing.keys), "compressing") as progress:
         build(pipeline, dataclasses.replace(job, progress=progress), shards)
         engine.run(pipeline)

@@ -7,10 +7,15 @@ named because Beam's own default, DirectRunner, picks among three engines by the
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
 import logging
+import pathlib
 import re
 import shlex
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 
 import apache_beam as beam
@@ -23,6 +28,9 @@ from tsae.errors import InputError, TsaeError
 
 SMALL_JOB_IMAGES = 16384
 """Below this, starting worker processes (about 5 s of imports each) costs more than they save at 2,000 images/s."""
+
+LOG_LINES = 50
+"""Lines of a worker's log that are shown when it ended for a reason that is not ours."""
 
 LOCAL_RUNNERS = {"FnApiRunner", "DirectRunner", "BundleBasedDirectRunner", "PrismRunner"}
 
@@ -68,8 +76,16 @@ def make_pipeline(workers: int, flags: Sequence[str]) -> beam.Pipeline:
 def _local_runner(workers: int) -> FnApiRunner:
     if workers == 1:
         return FnApiRunner()
-    command = f"{shlex.quote(sys.executable)} -m pipelines.worker"
+    command = shlex.join([sys.executable, "-m", "pipelines.worker", _worker_logs()])
     return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command))
+
+
+@functools.cache
+def _worker_logs() -> str:
+    """A folder for the logs of worker processes, which goes when this process ends."""
+    folder = tempfile.mkdtemp(prefix="tsae-workers-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _unknown(flags: Sequence[str]) -> list[str]:
@@ -99,9 +115,15 @@ def run(pipeline: beam.Pipeline) -> dict[str, int]:
     except Exception as error:
         original = find_tsae_error(error)
         if original is None:
+            _print_worker_logs()
             raise
         raise original from error
     return {counter.key.metric.name: counter.result for counter in result.metrics().query()["counters"]}
+
+
+def _print_worker_logs() -> None:
+    for log in pathlib.Path(_worker_logs()).iterdir():
+        print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-LOG_LINES:], sep="\n", file=sys.stderr)
 
 
 def find_tsae_error(error: BaseException) -> TsaeError | None:

@@ -1,7 +1,6 @@
-"""Entry of a local worker process: Beam's own worker, quiet, and gone when its parent is.
+"""Entry of a local worker process: `python -m pipelines.worker LOG_FOLDER`, Beam's own worker with two changes.
 
-Beam's worker logs every step of its start to standard error, where the progress bar is. Errors of a step do not need
-that log: they travel back to the parent with the failed step.
+Its log goes to a file, because the progress bar is on standard error; and it ends when its parent does.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ PARENT_CHECK_S = 1.0
 
 def main() -> None:
     """Runs until the parent closes the control channel."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.CRITICAL)
-    logging.getLogger().addHandler(handler)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    log = os.open(os.path.join(sys.argv[1], f"{os.getpid()}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    logging.basicConfig(level=logging.INFO)
     os.environ.pop("LOGGING_API_SERVICE_DESCRIPTOR", None)  # the parent would print what it is sent
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main([])

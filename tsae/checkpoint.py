@@ -23,6 +23,9 @@ from tsae.quantize import LatentQuantizer
 
 FORMAT_VERSION = 1
 
+HEADER_TYPES = {"name": str, "architecture": str, "preprocessing": dict, "training": dict}
+"""What the header holds beside the version, and as which JSON type."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
@@ -39,7 +42,7 @@ class Model:
     name: str
     network: SeedAutoencoder
     quantizer: LatentQuantizer
-    preprocessing: Preprocessing = Preprocessing()
+    preprocessing: Preprocessing = dataclasses.field(default_factory=Preprocessing)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -79,13 +82,14 @@ def model_from_bytes(data: bytes, source: str) -> Model:
     """
     try:
         tensors = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise ModelError(f"{source}: damaged or no safetensors file ({error}); fetch or train it again") from error
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{source}: damaged or no safetensors file ({reason}); fetch or train it again") from error
     header = read_header(data, source)
     network = _build(header, tensors, source)
     try:
         quantizer = LatentQuantizer(tensors["quantizer.scale"].numpy(), tensors["quantizer.offset"].numpy())
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise ModelError(f"{source}: unusable quantiser ({error}); train the model again") from error
     if quantizer.scale.shape != network.latent_shape[:1]:
         raise ModelError(f"{source}: {quantizer.scale.size} scales for {network.latent_shape[0]} channels; train it again")
@@ -108,15 +112,15 @@ def read_header(data: bytes, source: str) -> dict[str, Any]:
     """
     try:
         size = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["tsae"])
+        header: dict[str, Any] = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["tsae"])
         version = header["format_version"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"{source}: safetensors, but no tsae model (no `tsae` header); name a model of tsae's") from error
     if version != FORMAT_VERSION:
         raise ModelError(f"{source}: model format {version}, this tsae reads {FORMAT_VERSION}; update tsae")
-    missing = {"name", "architecture", "preprocessing", "training"} - header.keys()
-    if missing:
-        raise ModelError(f"{source}: header without {', '.join(sorted(missing))}; train the model again")
+    wrong = [name for name, kind in HEADER_TYPES.items() if not isinstance(header.get(name), kind)]
+    if wrong:
+        raise ModelError(f"{source}: header without a usable {', '.join(wrong)}; train the model again")
     return header
 
 
@@ -131,4 +135,6 @@ def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor], source: str
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{source}: weights do not fit {architecture} ({reason}); train the model again") from error
+    if not all(bool(torch.isfinite(t).all()) for t in network.state_dict().values()):
+        raise ModelError(f"{source}: weights that are not finite numbers; train the model again")
     return network.eval()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from tsae import __version__
 from tsae.config import DEFAULT_MODEL
 from tsae.errors import TsaeError
 
-EXIT_FAILURES, EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+EXIT_FAILURES, EXIT_REFUSED = 1, 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,22 +46,37 @@ def main_of_pipeline(command: str, argv: Sequence[str]) -> int:
 def _guarded(parse: Callable[[Sequence[str]], tuple[argparse.Namespace, list[str]]], argv: Sequence[str]) -> int:
     """Runs what was parsed, and turns every expected end into an exit code and at most one line."""
     args, flags = parse(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    with _catch_signals() as received:
+        try:
+            return int(args.run(args, flags))
+        except TsaeError as error:
+            print(f"tsae: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return EXIT_REFUSED
+        except BrokenPipeError:  # whoever read our output has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except BaseException:  # Beam turns the interruption of a step into another exception
+            if not received:
+                raise
+            print("tsae: interrupted", file=sys.stderr)
+            return 128 + received[0]
+
+
+@contextlib.contextmanager
+def _catch_signals() -> Iterator[list[int]]:
+    """Within the block SIGINT and SIGTERM interrupt, and are added to the list that it yields."""
+    received: list[int] = []
+
+    def interrupt(signum: int, frame: Any) -> NoReturn:
+        received.append(signum)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return int(args.run(args, flags))
-    except TsaeError as error:
-        print(f"tsae: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_REFUSED
-    except KeyboardInterrupt:
-        print("tsae: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
-def _terminate(signum: int, frame: Any) -> NoReturn:
-    sys.exit(EXIT_TERMINATED)
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -102,7 +102,8 @@ class Codec:
         """
         y_hat = self._quantizer.dequantize(self.latents(records))
         x_hat = self._run(self._network.synthesis, y_hat)
-        return np.rint(x_hat * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1)
+        pixels: NDArray[np.uint8] = np.rint(x_hat * np.float32(255)).astype(np.uint8)
+        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
     @torch.inference_mode()
     def _run(self, function: Callable[[Tensor], Tensor], inputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -66,7 +66,7 @@ def load_images(data: str | Path) -> ImageSet:
         The images in order of their keys.
 
     Raises:
-        InputError: if there is nothing to read, or a Parquet file has no image column.
+        InputError: if there is nothing to read, a file cannot be read, or a Parquet file has no image column.
         ImageError: if an image is damaged; the message names it.
     """
     path = Path(data)
@@ -83,6 +83,7 @@ def load_images(data: str | Path) -> ImageSet:
 
 
 def _decode(row: tuple[str, bytes]) -> tuple[str, NDArray[np.uint8]]:
+    """Decodes one image, JPEG XL too: training data is the user's own choice."""
     key, file = row
     try:
         return key, resize(decode_image(file, ("JXL",)))
@@ -93,30 +94,43 @@ def _decode(row: tuple[str, bytes]) -> tuple[str, NDArray[np.uint8]]:
 def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in folder.rglob("*"):
         if path.suffix.lower() in ENDINGS and path.is_file():
-            yield path.relative_to(folder).as_posix(), path.read_bytes()
+            try:
+                yield path.relative_to(folder).as_posix(), path.read_bytes()
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions, or remove it") from error
 
 
 def _parquet_files(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a Parquet file ({error}); name a folder of images or a Parquet file") from error
-    columns = file.schema_arrow.names
-    column = next((name for name in IMAGE_COLUMNS if name in columns), None)
+        column, names = _image_column(file.schema_arrow, path)
+        for batch in file.iter_batches(batch_size=256, columns=names):
+            for row in batch.to_pylist():
+                yield _key_and_file(row, column, path)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not an intact Parquet file ({reason}); name a folder of images or a Parquet file") from error
+
+
+def _image_column(schema: pa.Schema, path: Path) -> tuple[str, list[str]]:
+    """The column of images, and all columns to read."""
+    column = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
     if column is None:
-        raise InputError(f"{path}: columns {', '.join(columns)}, none of {', '.join(IMAGE_COLUMNS)}; rename the image column")
+        raise InputError(
+            f"{path}: columns {', '.join(schema.names)}, none of {', '.join(IMAGE_COLUMNS)}; rename the image column"
+        )
     if column == "jxl":
         _register_jpeg_xl()
-    names = ["path"] if "path" in columns else []
-    for batch in file.iter_batches(batch_size=256, columns=[column, *names]):
-        yield from map(lambda row: _key_and_file(row, column), batch.to_pylist())
+    return column, [column, *(["path"] if "path" in schema.names else [])]
 
 
-def _key_and_file(row: dict[str, Any], column: str) -> tuple[str, bytes]:
+def _key_and_file(row: dict[str, Any], column: str, source: Path) -> tuple[str, bytes]:
     value = row[column]
-    file = value["bytes"] if isinstance(value, dict) else value
-    path = row.get("path") or (value.get("path") if isinstance(value, dict) else None)
-    return path or hashlib.sha256(file).hexdigest(), file
+    struct = value if isinstance(value, dict) else {"bytes": value}
+    file, name = struct.get("bytes"), row.get("path") or struct.get("path")
+    if not isinstance(file, bytes):
+        raise InputError(f"{source}: column {column} holds {type(file).__name__}, not image files; store each file's bytes")
+    return str(name or hashlib.sha256(file).hexdigest()), file
 
 
 def _register_jpeg_xl() -> None:
@@ -141,12 +155,14 @@ def split_images(images: ImageSet, data: str | Path) -> tuple[ImageSet, ImageSet
         Training and validation images.
 
     Raises:
-        InputError: if one of the two would be empty.
+        InputError: if one of the two would be empty, or `valid_tracks.json` is no list of numbers.
     """
     groups = [_track(key) for key in images.keys]
     listed = _listed_tracks(Path(data))
     if listed is None:
-        is_valid = np.array([_hashed_share(g if g is not None else k) < VALID_SHARE for k, g in zip(images.keys, groups, strict=True)])
+        is_valid = np.array(
+            [_hashed_share(g if g is not None else k) < VALID_SHARE for k, g in zip(images.keys, groups, strict=True)]
+        )
     else:
         is_valid = np.array([group in listed for group in groups])
     is_leaked = np.array([group == LEAKED_TRACK for group in groups])
@@ -163,7 +179,12 @@ def _track(key: str) -> int | None:
 
 def _listed_tracks(data: Path) -> set[int] | None:
     file = (data if data.is_dir() else data.parent) / "valid_tracks.json"
-    return set(json.loads(file.read_text())) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return {int(track) for track in json.loads(file.read_bytes())}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{file}: not a JSON list of tracks ({error}); correct or remove it") from error
 
 
 def _hashed_share(name: object) -> float:
@@ -173,7 +194,5 @@ def _hashed_share(name: object) -> float:
 
 def to_network_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Images uint8 `[N, H, W, 3]` to what networks take: float32 `[N, 3, H, W]` in 0..1, channels last in memory."""
-    scaled = images.astype(np.float32) / np.float32(255)
-    return scaled.transpose(0, 3, 1, 2)
-
-
+    scaled: NDArray[np.float32] = images.astype(np.float32) / np.float32(255)
+    return np.moveaxis(scaled, 3, 1)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tsae.config import IMAGE_SIZE_PX
 from tsae.errors import ImageError
@@ -83,7 +83,7 @@ def decode_image(data: bytes, extra_formats: tuple[str, ...] = ()) -> Image.Imag
 def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         start = f"{len(data)} bytes that start with {data[:8]!r}"
         raise ImageError(f"{start}: not an intact {', '.join(FORMATS)} image; convert it, or fetch it again") from error
     except Image.DecompressionBombError as error:
@@ -137,7 +137,7 @@ def _scale_grey(values: NDArray[np.uint32], transparent: object) -> Image.Image:
     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
-def _scale_colour(colour: Any, bit_depth: int) -> int | tuple[int, ...]:
+def _scale_colour(colour: Any, bit_depth: int) -> Any:
     """The transparent colour of a PNG file as its pixels have it after Pillow scaled them, but not it, to 8 bits."""
     if isinstance(colour, tuple):
         return tuple(channel >> 8 for channel in colour)
@@ -166,6 +166,9 @@ def resize(image: Image.Image, size_px: int = IMAGE_SIZE_PX) -> RGB:
 PIL_FORMATS = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
 """What `encode_image` can write: our name to Pillow's."""
 
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {"png": {"compress_level": 6}, "webp": {"lossless": True}, "jpeg": {"quality": 95}}
+"""Pillow's options for each of them."""
+
 
 def encode_image(pixels: RGB, file_format: str = "png", size: tuple[int, int] | None = None) -> bytes:
     """Pixels to the bytes of an image file; PNG and WebP keep every pixel, JPEG (quality 95) nearly.
@@ -186,7 +189,6 @@ def encode_image(pixels: RGB, file_format: str = "png", size: tuple[int, int] | 
     image = Image.fromarray(pixels)
     if size is not None and size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
-    options: dict[str, Any] = {"png": {"compress_level": 6}, "webp": {"lossless": True}, "jpeg": {"quality": 95}}[file_format]
     file = io.BytesIO()
-    image.save(file, PIL_FORMATS[file_format], **options)
+    image.save(file, PIL_FORMATS[file_format], **SAVE_OPTIONS[file_format])
     return file.getvalue()

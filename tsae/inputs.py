@@ -5,16 +5,19 @@ A key is an image's path below the root, with `/`, its ending included, so `root
 
 from __future__ import annotations
 
+import codecs
 import csv
 import dataclasses
 import io
 import os
 import posixpath
+import re
 from collections.abc import Iterator
 from urllib.parse import quote_from_bytes
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.utils import glob_translate
 
 from tsae import paths
 from tsae.archive.failures import Failure
@@ -52,7 +55,7 @@ class Listing:
             self.keys.append(key)
         else:
             message = "the name is not UTF-8, which a key must be; rename the file"
-            self.failures.append(Failure(_escape(key), "list", "InputError", message))
+            self.failures.append(Failure(_printable(key), "list", "InputError", message))
 
     def _finish(self, source: str) -> Listing:
         """Sorts, drops repetitions, reads labels; a listing without any image is refused."""
@@ -73,9 +76,9 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _escape(name: str) -> str:
-    """Percent-escapes the bytes of a name that is not UTF-8."""
-    return quote_from_bytes(os.fsencode(name), safe="/ ")
+def _printable(name: str) -> str:
+    """A name that is not UTF-8 with its bytes percent-escaped; any other as it is."""
+    return name if _is_utf8(name) else quote_from_bytes(os.fsencode(name), safe="/ ")
 
 
 def list_inputs(source: str, root: str | None = None) -> Listing:
@@ -105,40 +108,67 @@ def list_inputs(source: str, root: str | None = None) -> Listing:
 
 def _list_folder(folder: str) -> Listing:
     listing = Listing(folder)
-    if paths.is_url(folder):
-        files, base = paths.filesystem(folder)
-        names: Iterator[str] = (name[len(base.rstrip("/")) + 1 :] for name in files.find(base))
-    else:
-        names = _walk(folder, "", (), listing)
-    for name in names:
-        _add_if_image(listing, name)
+    for name in _remote_names(folder, "find") if paths.is_url(folder) else _walk(listing, None):
+        if not name.endswith("/"):
+            _add_if_image(listing, name)
     return listing
 
 
 def _add_if_image(listing: Listing, name: str) -> None:
-    if os.path.splitext(name)[1].lower() in ENDINGS:
+    if _has_image_ending(name):
         listing._add(name)
     else:
         listing.skipped += 1
 
 
-def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], listing: Listing) -> Iterator[str]:
-    """Names of all that is no folder below `folder`; links are followed, but never into a folder they came from."""
-    try:
-        status = os.stat(folder)
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        name = prefix if _is_utf8(prefix) else _escape(prefix)
-        listing.failures.append(Failure(name or ".", "list", type(error).__name__, error.strerror or str(error)))
-        return
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        return
-    for entry in entries:
-        if _is_folder(entry):
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, identity), listing)
-        else:
-            yield prefix + entry.name
+def _has_image_ending(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in ENDINGS
+
+
+def _remote_names(root: str, how: str, below: str = "") -> Iterator[str]:
+    """Names below a remote root that the filesystem's `find` or `glob` gives, those of folders with a `/` at the end."""
+    files, base = paths.filesystem(root)
+    start = base.rstrip("/") + "/"
+    for path, facts in getattr(files, how)(start + below, detail=True).items():
+        if path.startswith(start):
+            yield path[len(start) :].rstrip("/") + ("/" if facts["type"] == "directory" else "")
+
+
+def _walk(listing: Listing, depth: int | None) -> Iterator[str]:
+    """Names below a local root, those of folders with a `/` at the end, of `depth` parts at most.
+
+    Links are followed, but never into a folder that they lie in.
+    """
+    todo: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
+    while todo:
+        prefix, above = todo.pop()
+        try:
+            identity, entries = _scan(paths.join(listing.root, prefix))
+        except OSError as error:
+            _add_unreadable(listing, prefix, error)
+            continue
+        if identity in above:
+            continue
+        for entry in entries:
+            name, is_folder = prefix + entry.name, _is_folder(entry)
+            yield name + "/" if is_folder else name
+            if is_folder and (depth is None or name.count("/") + 1 < depth):
+                todo.append((name + "/", (*above, identity)))
+
+
+def _scan(folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
+    """What identifies a folder, and what is in it."""
+    status = os.stat(folder)
+    with os.scandir(folder) as entries:
+        return (status.st_dev, status.st_ino), list(entries)
+
+
+def _add_unreadable(listing: Listing, prefix: str, error: OSError) -> None:
+    reason = error.strerror or str(error)
+    if not prefix:
+        raise InputError(f"{listing.root}: cannot be read ({reason}); check the folder and its permissions") from error
+    message = f"the folder cannot be read: {reason}; check its permissions"
+    listing.failures.append(Failure(_printable(prefix), "list", type(error).__name__, message))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -149,35 +179,50 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _list_glob(pattern: str) -> Listing:
+    root, below = _split_glob(pattern)
+    listing = Listing(root)
+    for name in _remote_names(root, "glob", below) if paths.is_url(root) else _glob(listing, below):
+        if not name.endswith("/"):
+            _add_if_image(listing, name)
+        elif _has_image_ending(name[:-1]):
+            message = "it is a folder, not an image file; name it as the input"
+            listing.failures.append(Failure(_printable(name[:-1]), "list", "IsADirectoryError", message))
+    return listing
+
+
+def _split_glob(pattern: str) -> tuple[str, str]:
+    """The folder before the first part with a wildcard, and the pattern from there on."""
     parts = paths.absolute(pattern).split("/")
     first = next(index for index, part in enumerate(parts) if WILDCARDS & set(part))
-    listing = Listing("/".join(parts[:first]) or "/")
-    files, path = paths.filesystem(pattern)
-    _, base = paths.filesystem(listing.root)
-    for found, facts in files.glob(path, detail=True).items():
-        name = found[len(base.rstrip("/")) + 1 :]
-        if facts["type"] != "directory":
-            _add_if_image(listing, name)
-        elif os.path.splitext(name)[1].lower() in ENDINGS:
-            listing.failures.append(Failure(name, "list", "IsADirectoryError", "it is a folder, not an image file"))
-    return listing
+    root, below = "/".join(parts[:first]) or "/", "/".join(parts[first:])
+    try:
+        re.compile(glob_translate(below))
+    except (ValueError, re.error) as error:
+        raise InputError(f"{pattern}: not a glob ({error}); put `**` between slashes, close brackets") from error
+    return root + "/" if root.endswith(":/") else root, below  # `memory:/`, where the wildcard follows the scheme
+
+
+def _glob(listing: Listing, below: str) -> Iterator[str]:
+    """What a pattern matches below a local root, by fsspec's rules, but through links as well."""
+    matches = re.compile(glob_translate(below)).match
+    names = _walk(listing, None if "**" in below else below.count("/") + 1)
+    return (name for name in names if matches(name.rstrip("/")))
 
 
 def _list_file(source: str, root: str | None) -> Listing:
-    folder = source.rpartition("/")[0] or "/"
-    listing = Listing(paths.absolute(root) if root is not None else folder)
+    listing = Listing(paths.absolute(root) if root is not None else paths.parent(source))
     for line in _read_list(source):
-        path = line if paths.is_url(line) or line.startswith("/") else paths.join(listing.root, line)
-        listing._add(_key_below(listing.root, path, source))
+        listing._add(_key_below(listing.root, line, source))
     return listing
 
 
-def _key_below(root: str, path: str, source: str) -> str:
-    scheme, separator, rest = path.rpartition("://")
-    path = scheme + separator + posixpath.normpath(rest)
-    if not path.startswith(root.rstrip("/") + "/"):
-        raise InputError(f"{source}: names {path}, which is not below {root}; give the common folder with --root")
-    return path[len(root.rstrip("/")) + 1 :]
+def _key_below(root: str, line: str, source: str) -> str:
+    path = line if paths.is_url(line) or line.startswith("/") else paths.join(root, line)
+    scheme, separator, rest = path.partition("://") if paths.is_url(path) else ("", "", path)
+    key = paths.relative(scheme + separator + posixpath.normpath(rest), root)
+    if key is None:
+        raise InputError(f"{source}: names {_printable(line)!r}, which is not below {root}; give the common folder with --root")
+    return key
 
 
 def _read_list(source: str) -> list[str]:
@@ -189,7 +234,7 @@ def _read_list(source: str) -> list[str]:
     if source.endswith(".parquet"):
         return _parquet_paths(source, data)
     if source.endswith(".txt"):
-        lines = data.decode("utf-8", "surrogateescape").split("\n")
+        lines = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").split("\n")
         return [line for line in (line.removesuffix("\r") for line in lines) if line.strip()]
     raise InputError(f"{source}: a list must end in .txt or .parquet; for a single image name its folder or a glob")
 
@@ -197,10 +242,10 @@ def _read_list(source: str) -> list[str]:
 def _parquet_paths(source: str, data: bytes) -> list[str]:
     try:
         column = pq.read_table(pa.BufferReader(data), columns=["path"]).column("path").cast(pa.string())
-    except (pa.ArrowException, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        return [path for path in column.to_pylist() if path]
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise InputError(f"{source}: no Parquet file with a text column `path` ({reason}); write one") from error
-    return [path for path in column.to_pylist() if path]
 
 
 def _read_labels(listing: Listing) -> None:
@@ -214,7 +259,7 @@ def _read_labels(listing: Listing) -> None:
         rows = csv.DictReader(io.StringIO(text, newline=""))
         if not {"path", "label"} <= set(rows.fieldnames or ()):
             raise ValueError("its first line does not name the columns path and label")
-        listing.labels = {row["path"]: row["label"] for row in rows if row["label"]}
+        listing.labels = {row["path"]: row["label"] for row in rows if row["path"] and row["label"]}
     except (OSError, ValueError, csv.Error) as error:
         listing.notes.append(f"{source}: labels not read ({error})")
 

@@ -7,6 +7,7 @@ reconstructions `x_hat` in 0..1 with `synthesis`.
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +40,13 @@ class SeedAutoencoder(nn.Module):
 
     def analysis(self, x: Tensor) -> Tensor:
         """Images float32 `[B, 3, 32, 32]` in 0..1 to latents float32 `[B, 8, 8, 8]`, unbounded."""
-        return self.g_a(x)
+        y: Tensor = self.g_a(x)
+        return y
 
     def synthesis_logits(self, y: Tensor) -> Tensor:
         """Latents `[B, 8, 8, 8]` to reconstructions before the sigmoid, for a cross-entropy that does not overflow."""
-        return self.g_s(y)
+        logits: Tensor = self.g_s(y)
+        return logits
 
     def synthesis(self, y: Tensor) -> Tensor:
         """Latents float32 `[B, 8, 8, 8]` to reconstructions float32 `[B, 3, 32, 32]` in 0..1."""
@@ -55,7 +58,11 @@ class SeedAutoencoder(nn.Module):
 
 
 def _convolution(channels_in: int, channels_out: int) -> list[nn.Module]:
-    return [nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01), nn.ReLU()]
+    return [
+        nn.Conv2d(channels_in, channels_out, 3, padding=1),
+        nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01),
+        nn.ReLU(),
+    ]
 
 
 def _upsampling(channels_in: int, channels_out: int) -> list[nn.Module]:
@@ -89,8 +96,8 @@ def _fold(layers: nn.Sequential) -> nn.Sequential:
     folded: list[nn.Module] = []
     for layer in layers:
         if isinstance(layer, nn.BatchNorm2d):
-            convolution = folded.pop()
+            convolution = cast(nn.Conv2d, folded.pop())
             folded.append(fuse_conv_bn_eval(convolution, layer, isinstance(convolution, nn.ConvTranspose2d)))
         else:
             folded.append(layer)
-    return nn.Sequential(*folded)
+    return nn.Sequential(*folded).eval()

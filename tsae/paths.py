@@ -36,7 +36,8 @@ def filesystem(path: str) -> tuple[Any, str]:
     if not is_url(path):
         return _local(), os.path.abspath(path)
     try:
-        return fsspec.core.url_to_fs(path)
+        files, name = fsspec.core.url_to_fs(path)
+        return files, str(name)
     except (ValueError, ImportError) as error:
         raise InputError(f"{path}: cannot be reached ({error}); check the scheme, install its fsspec driver") from error
 
@@ -97,6 +98,8 @@ def read_file(path: str, most_bytes: int | None = None) -> bytes:
         files, name = filesystem(path)
         _check_size(files.info(name)["size"] if most_bytes is not None else None, most_bytes)
         return bytes(files.cat_file(name))
+    if "\0" in path:
+        raise OSError("its name has a zero byte, which no file's may have")
     with open(path, "rb", buffering=0, opener=_open_regular) as file:
         _check_size(os.fstat(file.fileno()).st_size, most_bytes)
         return file.read()
@@ -104,8 +107,6 @@ def read_file(path: str, most_bytes: int | None = None) -> bytes:
 
 def _open_regular(path: str, flags: int) -> int:
     """Opens a regular file without waiting for the other end of a pipe."""
-    if "\0" in path:
-        raise OSError("its name has a zero byte, which no file's may have")
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):

@@ -43,7 +43,8 @@ class LatentQuantizer:
             int8 `[B, C, H, W]`.
         """
         q = np.rint((y - self._column(self.offset)) / self._column(self.scale))
-        return np.clip(q, -128, 127).astype(np.int8)
+        levels: NDArray[np.int8] = np.clip(q, -128, 127).astype(np.int8)
+        return levels
 
     def dequantize(self, q: NDArray[np.int8]) -> NDArray[np.float32]:
         """The latents that the levels stand for.

@@ -56,7 +56,8 @@ class Archive:
             KeyError: if there is no such key.
             CorruptDataError: if the record is damaged.
         """
-        return self.decode_records(self.record(key))[0]
+        image: NDArray[np.uint8] = self.decode_records(self.record(key))[0]
+        return image
 
     def record(self, key: str) -> Records:
         """The record of one key.

@@ -170,12 +170,12 @@ def _run(state: _State, config: TrainConfig, training: ImageSet, validation: Ima
             started_s = time.monotonic()
             loss = _train_epoch(state, config, x, progress)
             seconds = time.monotonic() - started_s
-            bce, mean_psnr_db = evaluate(state.network, validation.images, config.device)
+            bce, psnrs = evaluate(state.network, validation.images, config.device)
             state.epoch += 1
             if bce < state.best_loss:
                 state.best_loss = bce
                 state.best = {name: t.detach().cpu().clone() for name, t in state.network.state_dict().items()}
-            entry = {"epoch": state.epoch, "train_bce": loss, "valid_bce": bce, "valid_psnr_db": mean_psnr_db}
+            entry = {"epoch": state.epoch, "train_bce": loss, "valid_bce": bce, "valid_psnr_db": psnrs.mean()}
             files.append_log({**entry, "images_per_s": len(x) / seconds, "seconds": seconds})
             _save(state, files.resume, config, training)
 
@@ -197,7 +197,7 @@ def _train_epoch(state: _State, config: TrainConfig, x: Tensor, progress: Progre
         batch = x[order[step * config.batch_size : (step + 1) * config.batch_size]].float() / 255
         loss = nn.functional.binary_cross_entropy_with_logits(state.network(batch), batch)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
         total += loss.detach() * len(batch)
         if step % 50 == 49 or step == steps - 1:  # reading the loss waits for the GPU: not every step
@@ -206,7 +206,7 @@ def _train_epoch(state: _State, config: TrainConfig, x: Tensor, progress: Progre
 
 
 @torch.no_grad()
-def evaluate(network: SeedAutoencoder, images: NDArray[np.uint8], device: str) -> tuple[float, float]:
+def evaluate(network: SeedAutoencoder, images: NDArray[np.uint8], device: str) -> tuple[float, NDArray[np.float64]]:
     """Distortion of a network without quantised latents.
 
     Args:
@@ -215,7 +215,7 @@ def evaluate(network: SeedAutoencoder, images: NDArray[np.uint8], device: str) -
         device: Where to compute.
 
     Returns:
-        Mean binary cross-entropy (nats per component) and mean of the images' PSNR (dB).
+        Mean binary cross-entropy (nats per component), and each image's PSNR in dB, float64 `[N]`.
     """
     network.eval()
     loss, psnrs = 0.0, []
@@ -226,12 +226,13 @@ def evaluate(network: SeedAutoencoder, images: NDArray[np.uint8], device: str) -
         loss += nn.functional.binary_cross_entropy_with_logits(logits, x).item() * len(x)
         x_hat = (torch.sigmoid(logits) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         psnrs.append(psnr_db(originals, x_hat))
-    return loss / len(images), float(np.concatenate(psnrs).mean())
+    return loss / len(images), np.concatenate(psnrs)
 
 
 def _finish(state: _State, config: TrainConfig, training: ImageSet, validation: ImageSet, files: _Files) -> Model:
     """Fits the quantiser and writes model and plot."""
-    bce, mean_psnr_db = evaluate(state.network, validation.images, config.device)
+    bce, psnrs = evaluate(state.network, validation.images, config.device)
+    mean_psnr_db = float(psnrs.mean())
     facts = {"train_images": len(training), "valid_images": len(validation), "valid_bce": bce, "valid_psnr_db": mean_psnr_db}
     network = state.network.cpu()
     model = Model(config.model, network, _fit(network, training), training={**dataclasses.asdict(config), **facts})

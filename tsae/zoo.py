@@ -49,7 +49,7 @@ def read_model_file(name: str) -> bytes:
     """
     if name in ZOO:
         entry = ZOO[name]
-        data = resources.files("tsae").joinpath("weights", entry.file).read_bytes()
+        data = (resources.files("tsae") / "weights" / entry.file).read_bytes()
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise ModelError(f"{entry.file}: damaged inside the installed package; install tsae again")
         return data

@@ -48,15 +48,18 @@ def test_drawing_leaves_numpys_global_generator_alone() -> None:
 def test_images_are_uint8_rgb_of_native_sizes(series: list[DrawnSign]) -> None:
     sides = np.array([sign.image.shape[:2] for sign in series])
     assert all(sign.image.dtype == np.uint8 and sign.image.shape[2:] == (3,) for sign in series)
-    assert 25 <= sides.min() < 32 and 90 < sides.max() <= 130
+    assert 25 <= sides.min() < 32
+    assert 90 < sides.max() <= 130
     assert 40 <= np.median(sides) <= 50
     assert 0.2 < np.mean(sides[:, 0] != sides[:, 1]) <= 1.0
 
 
 def test_every_label_appears_about_as_often_as_any_other(series: list[DrawnSign]) -> None:
     counts = {label: sum(sign.label == label for sign in series) for label in LABELS}
-    assert len(LABELS) >= 25 and len(set(LABELS)) == len(LABELS)
-    assert min(counts.values()) >= 1 and max(counts.values()) < 400 / len(LABELS) * 3
+    assert len(LABELS) >= 25
+    assert len(set(LABELS)) == len(LABELS)
+    assert min(counts.values()) >= 1
+    assert max(counts.values()) < 400 / len(LABELS) * 3
     assert {"speed-50", "stop", "yield"} <= set(LABELS)
 
 

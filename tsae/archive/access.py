@@ -51,14 +51,17 @@ class ArchiveFiles:
         digest = hashlib.sha256(data).hexdigest()
         if digest != self.manifest.model_sha256:
             wanted = self.manifest.model_sha256
-            raise FormatError(f"{self.folder.path}/{MODEL_FILE}: SHA-256 {digest}, the archive needs {wanted}; restore the file")
+            raise FormatError(
+                f"{self.folder.path}/{MODEL_FILE}: SHA-256 {digest}, the archive needs {wanted}; restore the file"
+            )
         return data
 
     def shard(self, index: int) -> ShardReader:
         """Opens shard `index`; the last one used stays open.
 
         Raises:
-            CorruptDataError: if it is missing, or not the shard that the manifest names.
+            CorruptDataError: if it is missing, damaged, or not the shard that the manifest names.
+            FormatError: if it is a shard without metadata.
         """
         if self._open_shard is not None and self._open_shard[0] == index:
             return self._open_shard[1]
@@ -68,7 +71,8 @@ class ArchiveFiles:
             reader = ShardReader(self.folder.open(entry.file), source)
         except OSError as error:
             raise CorruptDataError(f"{source}: cannot be opened ({error.strerror or error}); restore the file") from error
-        if reader.rows != entry.rows or reader.metadata().get("model_sha256") != self.manifest.model_sha256:
+        expected = (entry.rows, (entry.first_key, entry.last_key), self.manifest.model_sha256)
+        if (reader.rows, reader.key_range(), reader.metadata().get("model_sha256")) != expected:
             raise CorruptDataError(f"{source}: not the shard that the manifest names; restore the file")
         self._open_shard = index, reader
         return reader
@@ -102,7 +106,8 @@ class ArchiveFiles:
             CorruptDataError: if a shard cannot be read.
         """
         for index in range(len(self.manifest.shards)):
-            yield from (key for key in self.shard(index).keys() if matches(key, glob))
+            keys = self.shard(index).keys()
+            yield from (key for key in keys if matches(key, glob))
 
     def rows(self, columns: list[str], glob: str | None = None) -> Iterator[dict[str, Any]]:
         """The named columns of all records in order, or of those whose key a glob matches.
@@ -111,7 +116,7 @@ class ArchiveFiles:
             CorruptDataError: if a shard cannot be read.
         """
         for index in range(len(self.manifest.shards)):
-            yield from (row for row in self.shard(index).columns(columns).to_pylist() if matches(row["key"], glob))
+            yield from (row for row in self.shard(index).columns(columns) if matches(row["key"], glob))
 
     def failures(self) -> list[Failure]:
         """The failures table.

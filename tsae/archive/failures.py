@@ -31,11 +31,20 @@ class Failure:
 
 
 def failures_to_bytes(failures: Iterable[Failure]) -> bytes:
-    """A Parquet file of the failures, sorted by path; equal failures give equal bytes."""
-    rows = [dataclasses.asdict(failure) for failure in sorted(failures, key=dataclasses.astuple)]
+    """A Parquet file of the failures, sorted by path; equal failures give equal bytes.
+
+    What is not UTF-8, such as a file's name in a message, is escaped with backslashes.
+    """
+    rows = [_encodable(dataclasses.asdict(failure)) for failure in sorted(failures, key=dataclasses.astuple)]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, FAILURE_SCHEMA), sink, compression="zstd", store_schema=False)
+    pq.write_table(
+        pa.Table.from_pylist(rows, FAILURE_SCHEMA), sink, compression="zstd", store_schema=False, write_page_checksum=True
+    )
     return bytes(sink.getvalue())
+
+
+def _encodable(row: dict[str, str]) -> dict[str, str]:
+    return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in row.items()}
 
 
 def failures_from_bytes(data: bytes, source: str) -> list[Failure]:
@@ -52,6 +61,9 @@ def failures_from_bytes(data: bytes, source: str) -> list[Failure]:
         FormatError: if it is no Parquet file with those columns.
     """
     try:
-        return [Failure(**row) for row in pq.read_table(pa.BufferReader(data)).to_pylist()]
-    except (pa.ArrowException, TypeError) as error:
-        raise FormatError(f"{source}: no failures table ({error}); restore the file") from error
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True).cast(FAILURE_SCHEMA)
+        if any(column.null_count for column in table.columns):
+            raise ValueError("empty cells")
+        return [Failure(**row) for row in table.to_pylist()]
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise FormatError(f"{source}: no failures table ({' '.join(str(error).split())[:200]}); restore the file") from error

@@ -14,10 +14,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any
 
 from tsae.errors import FormatError, InputError
-from tsae.paths import Folder
+from tsae.paths import TEMPORARY, Folder
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -25,6 +26,12 @@ MODEL_FILE = "model.safetensors"
 JOB_FOLDER = "job"
 DIGEST_DIGITS = 16
 """Hexadecimal digits of the SHA-256 in file names: 64 bits, no collision among the files of one archive."""
+
+FILE_NAME = re.compile(rf"(shards|failures)/[0-9]{{6,}}-[0-9a-f]{{{DIGEST_DIGITS}}}\.parquet")
+"""What `write_digested` names files, and so what a manifest may name."""
+
+JSON_TYPES = {"str": str, "int": int, "dict[str, Any]": dict}
+"""Annotations of the fields below to what `json` must have made of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +96,11 @@ class Manifest:
         return sum(shard.rows for shard in self.shards)
 
     @property
+    def sha256(self) -> str:
+        """Tells this state of an archive from any other."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
     def format_version(self) -> int:
         """Of the archive: the only version there is."""
         return FORMAT_VERSION
@@ -111,16 +123,36 @@ class Manifest:
         try:
             fields = json.loads(text)
             version = fields.pop("format_version") if fields.pop("format") == "tsae" else None
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise FormatError(f"{source}: damaged, or not a manifest of tsae's; restore the file") from error
         if version != FORMAT_VERSION:
             raise FormatError(f"{source}: archive format {version}, this tsae reads {FORMAT_VERSION}; update tsae")
         try:
             shards = tuple(ShardEntry(**entry) for entry in fields.pop("shards"))
             failures = tuple(FileEntry(**entry) for entry in fields.pop("failures"))
-            return cls(**fields, shards=shards, failures=failures)
-        except (KeyError, TypeError) as error:
+            manifest = cls(**fields, shards=shards, failures=failures)
+            _check_manifest(manifest)
+            return manifest
+        except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{source}: damaged ({error}); restore the file") from error
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    """Raises ValueError unless all is of its type, names stay inside the archive, and keys ascend over the shards."""
+    parts: list[Manifest | FileEntry] = [manifest, *manifest.shards, *manifest.failures]
+    for part in parts:
+        for field in dataclasses.fields(part):
+            value, kind = getattr(part, field.name), JSON_TYPES.get(str(field.type))
+            if kind is not None and type(value) is not kind:
+                raise ValueError(f"{field.name} is {value!r}, not of type {field.type}")
+    for entry in (*manifest.shards, *manifest.failures):
+        if not FILE_NAME.fullmatch(entry.file):
+            raise ValueError(f"a file is named {entry.file!r}")
+    if any(entry.rows < 0 or entry.bytes < 0 for entry in (*manifest.shards, *manifest.failures)):
+        raise ValueError("a number of rows or bytes is negative")
+    keys = [key for shard in manifest.shards for key in (shard.first_key, shard.last_key)]
+    if keys != sorted(keys):
+        raise ValueError("keys do not ascend over the shards")
 
 
 def write_digested(archive: Folder, kind: str, number: int, data: bytes) -> tuple[str, str]:
@@ -170,20 +202,39 @@ def read_manifest(archive: Folder) -> Manifest:
         remedy = "its job did not end; run it again with --overwrite" if archive.exists(JOB_FOLDER) else "name another folder"
         raise FormatError(f"{archive.path}: not an archive (no {MANIFEST_FILE}); {remedy}") from error
     except OSError as error:
-        raise FormatError(f"{source}: cannot be read ({error.strerror or error}); check the file and its permissions") from error
+        raise FormatError(
+            f"{source}: cannot be read ({error.strerror or error}); check the file and its permissions"
+        ) from error
     return Manifest.from_json(text, source)
 
 
 def commit(archive: Folder, manifest: Manifest, model_file: bytes) -> None:
-    """Makes `manifest` the state of the archive, then removes what it does not name.
+    """Makes `manifest` the state of the archive, then removes what of an archive's own files it does not name.
+
+    Files that no job of tsae's wrote, such as a note beside the manifest, stay.
 
     Raises:
-        InputError: if a file cannot be written.
+        InputError: if a file cannot be written, or one that is no longer needed not removed.
     """
-    if not archive.exists(MODEL_FILE) or archive.read(MODEL_FILE) != model_file:
+    if not _holds(archive, MODEL_FILE, model_file):
         write(archive, MODEL_FILE, model_file)
     write(archive, MANIFEST_FILE, manifest.to_json().encode())
+    try:
+        _remove_unnamed(archive, {entry.file for entry in (*manifest.shards, *manifest.failures)})
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{archive.path}: complete, but leftovers cannot be removed ({reason}); remove them") from error
+
+
+def _holds(archive: Folder, name: str, data: bytes) -> bool:
+    try:
+        return archive.read(name) == data
+    except OSError:
+        return False
+
+
+def _remove_unnamed(archive: Folder, named: set[str]) -> None:
     archive.remove(JOB_FOLDER)
-    named = {MANIFEST_FILE, MODEL_FILE, *(entry.file for entry in (*manifest.shards, *manifest.failures))}
     for name in archive.sizes_bytes().keys() - named:
-        archive.remove(name)
+        if name.startswith(("shards/", "failures/")) or TEMPORARY.search(name):
+            archive.remove(name)

@@ -123,12 +123,9 @@ def records_from_table(table: pa.Table) -> tuple[Records, NDArray[np.bool_]]:
     if any(column[field.name].null_count for field in RECORD_SCHEMA if not field.nullable):
         raise CorruptDataError("empty cells where a value is required; restore the file")
     numbers = {name: column[name].to_numpy() for name in ("width", "height", "coding", "crc32")}
-    records = Records(
-        column["key"].to_pylist(),
-        numbers["width"],
-        numbers["height"],
-        column["label"].to_pylist(),
-        numbers["coding"],
-        column["stream"].to_pylist(),
-    )
+    try:
+        keys, labels = column["key"].to_pylist(), column["label"].to_pylist()
+    except UnicodeDecodeError as error:
+        raise CorruptDataError(f"a key or label is not UTF-8 ({error}); restore the file") from error
+    records = Records(keys, numbers["width"], numbers["height"], labels, numbers["coding"], column["stream"].to_pylist())
     return records, records.checksums() == numbers["crc32"]

@@ -1,22 +1,40 @@
-"""Shard files: records as one Parquet file whose bytes depend on the records alone. Owns encodings and row groups."""
+"""Shard files: records as one Parquet file whose bytes depend on the records alone. Owns encodings and row groups.
+
+Pages carry Parquet's checksums, records their own. The footer has none in Parquet, and a damaged one can bring down
+the process that parses it; so a seal lies right before it, where readers of Parquet do not look:
+
+```
+PAR1  pages ...  "TSAE"  CRC-32 of all that follows it, u32 little-endian  footer  length of the footer, u32  PAR1
+```
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tsae.archive.records import RECORD_SCHEMA, Records, records_from_table
 from tsae.errors import CorruptDataError, FormatError
 
-ROW_GROUP_BYTES = 240_000
+ROW_GROUP_BYTES = 250_000
 """Most bytes of a row group, rounded down from 256 kB for what pages add: one image costs one row group to read."""
 
-RECORD_EXTRA_BYTES = 16
-"""Estimate of what a record takes beside its stream; measured: 10 to 12 bytes on GTSRB's keys."""
+RECORD_EXTRA_BYTES = 32
+"""Bound of what a record takes beside stream, key and label: 5 numbers and 3 lengths, of 4 bytes each at most."""
+
+SEAL = b"TSAE"
+TAIL_BYTES = 8
+"""Of Parquet: length of the footer, and `PAR1`; a seal is as long."""
+
+T = TypeVar("T")
 
 ENCODINGS = {
     "key": "DELTA_BYTE_ARRAY",
@@ -26,7 +44,15 @@ ENCODINGS = {
     "crc32": "PLAIN",
 }
 DICTIONARIES = ["label", "coding"]
-COMPRESSION = {"key": "zstd", "width": "zstd", "height": "zstd", "label": "zstd", "coding": "zstd", "stream": "none", "crc32": "none"}
+COMPRESSION = {
+    "key": "zstd",
+    "width": "zstd",
+    "height": "zstd",
+    "label": "zstd",
+    "coding": "zstd",
+    "stream": "none",
+    "crc32": "none",
+}
 """Streams and checksums have nothing left to compress."""
 
 
@@ -53,7 +79,13 @@ def shard_to_bytes(records: Records, metadata: dict[str, Any]) -> bytes:
         for rows in _row_groups(records):
             writer.write_table(table.slice(start, rows), row_group_size=rows)
             start += rows
-    return bytes(sink.getvalue())
+    return _seal(bytes(sink.getvalue()))
+
+
+def _seal(file: bytes) -> bytes:
+    """Puts the seal between pages and footer: offsets in a footer count from the start, so it stays true."""
+    footer = len(file) - TAIL_BYTES - int.from_bytes(file[-8:-4], "little")
+    return file[:footer] + SEAL + zlib.crc32(file[footer:]).to_bytes(4, "little") + file[footer:]
 
 
 def _writer(sink: pa.BufferOutputStream) -> pq.ParquetWriter:
@@ -72,8 +104,8 @@ def _writer(sink: pa.BufferOutputStream) -> pq.ParquetWriter:
 def _row_groups(records: Records) -> Iterator[int]:
     """Numbers of rows of the row groups: each is filled up to ROW_GROUP_BYTES, or holds one record."""
     rows = size_bytes = 0
-    for stream in records.streams:
-        record_bytes = len(stream) + RECORD_EXTRA_BYTES
+    for key, label, stream in zip(records.keys, records.labels, records.streams, strict=True):
+        record_bytes = len(stream) + len(key.encode()) + len((label or "").encode()) + RECORD_EXTRA_BYTES
         if rows and size_bytes + record_bytes > ROW_GROUP_BYTES:
             yield rows
             rows = size_bytes = 0
@@ -88,17 +120,19 @@ class ShardReader:
         """Reads the footer.
 
         Args:
-            file: A seekable binary file object or a path.
+            file: A seekable binary file object; closed by `close`.
             source: Its path, for messages.
 
         Raises:
-            CorruptDataError: if it is no Parquet file.
+            CorruptDataError: if it is no shard, or a damaged one.
         """
         self.source = source
-        try:
-            self._file = pq.ParquetFile(file, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
-            raise CorruptDataError(f"{source}: cannot be read as Parquet ({_one_line(error)}); restore the file") from error
+        footer = self._read(lambda: _read_footer(file))
+        self._file: pq.ParquetFile = self._read(
+            lambda: pq.ParquetFile(file, metadata=pq.read_metadata(pa.BufferReader(footer)), page_checksum_verification=True)
+        )
+        if self._file.schema_arrow.names != RECORD_SCHEMA.names or not self.row_groups:
+            raise CorruptDataError(f"{source}: columns or rows are not those of a shard; restore the file")
 
     @property
     def row_groups(self) -> int:
@@ -114,21 +148,40 @@ class ShardReader:
         """What `shard_to_bytes` was given as metadata.
 
         Raises:
-            FormatError: if the file is no shard.
+            FormatError: if there is none.
         """
         try:
             return dict(json.loads((self._file.metadata.metadata or {})[b"tsae"]))
-        except (KeyError, ValueError) as error:
-            raise FormatError(f"{self.source}: a Parquet file, but no shard of tsae's; restore the file") from error
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise FormatError(f"{self.source}: no metadata of tsae's; restore the file") from error
+
+    def key_range(self) -> tuple[str, str]:
+        """The smallest and the largest key.
+
+        Raises:
+            CorruptDataError: if they have to be read and cannot be.
+        """
+        return self._key_range(0)[0], self._key_range(self.row_groups - 1)[1]
 
     def find(self, key: str) -> int | None:
-        """The row group whose range of keys includes `key`, by the footer's statistics; None if no one does."""
-        column = RECORD_SCHEMA.get_field_index("key")
+        """The row group whose range of keys includes `key`; None if no one does.
+
+        Raises:
+            CorruptDataError: if keys have to be read and cannot be.
+        """
         for index in range(self.row_groups):
-            statistics = self._file.metadata.row_group(index).column(column).statistics
-            if statistics is None or not statistics.has_min_max or statistics.min <= key <= statistics.max:
+            low, high = self._key_range(index)
+            if low <= key <= high:
                 return index
         return None
+
+    def _key_range(self, row_group: int) -> tuple[str, str]:
+        """The smallest and the largest key of a row group: from the footer, or read where they are too long for it."""
+        statistics = self._file.metadata.row_group(row_group).column(0).statistics
+        if statistics is not None and statistics.has_min_max:
+            return statistics.min, statistics.max
+        keys = self._read(lambda: self._file.read_row_group(row_group, ["key"]).column("key").to_pylist())
+        return keys[0], keys[-1]
 
     def keys(self) -> list[str]:
         """All keys, in order; no stream is read.
@@ -136,17 +189,17 @@ class ShardReader:
         Raises:
             CorruptDataError: if they cannot be read.
         """
-        return list(self._read(lambda: self._file.read(columns=["key"])).column("key").to_pylist())
+        return self._read(lambda: list(self._file.read(columns=["key"]).column("key").to_pylist()))
 
-    def columns(self, names: list[str]) -> pa.Table:
-        """The named columns of all records.
+    def columns(self, names: list[str]) -> list[dict[str, Any]]:
+        """The named columns of all records, in order.
 
         Raises:
             CorruptDataError: if they cannot be read.
         """
-        return self._read(lambda: self._file.read(columns=names))
+        return self._read(lambda: list(self._file.read(columns=names).to_pylist()))
 
-    def read(self, row_group: int) -> tuple[Records, Any]:
+    def read(self, row_group: int) -> tuple[Records, NDArray[np.bool_]]:
         """The records of a row group, and for each whether its checksum holds, bool `[N]`.
 
         Raises:
@@ -158,16 +211,33 @@ class ShardReader:
         except CorruptDataError as error:
             raise CorruptDataError(f"{self.source}: row group {row_group}: {error}") from error
 
-    def _read(self, read: Any) -> pa.Table:
+    def _read(self, read: Callable[[], T]) -> T:
         try:
             return read()
-        except (pa.ArrowException, OSError) as error:
-            raise CorruptDataError(f"{self.source}: damaged ({_one_line(error)}); restore the file") from error
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CorruptDataError(f"{self.source}: damaged, or not a shard ({reason}); restore the file") from error
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close(force=True)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _read_footer(file: Any) -> bytes:
+    """The footer of a shard as a Parquet file without pages.
+
+    Raises:
+        ValueError: if it does not match its seal.
+    """
+    size_bytes = file.seek(0, os.SEEK_END)
+    file.seek(max(size_bytes - TAIL_BYTES, 0))
+    tail = file.read(TAIL_BYTES)
+    sealed_bytes = 2 * TAIL_BYTES + int.from_bytes(tail[:4], "little")
+    if tail[4:] != b"PAR1" or sealed_bytes > size_bytes:
+        raise ValueError("it does not end as a Parquet file does")
+    file.seek(size_bytes - sealed_bytes)
+    sealed: bytes = file.read(sealed_bytes)
+    seal, footer = sealed[:TAIL_BYTES], sealed[TAIL_BYTES:]
+    if seal != SEAL + zlib.crc32(footer).to_bytes(4, "little"):
+        raise ValueError("its footer does not match its seal")
+    return b"PAR1" + footer

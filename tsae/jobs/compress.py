@@ -133,8 +133,13 @@ def check_output(source: str, archive: str, overwrite: bool) -> None:
         raise InputError(f"{archive}: holds {kind} already; replace it with --overwrite, or choose another folder")
 
 
-def plan(listing: Listing, archive: ar.Folder, model_file: bytes, model_sha256: str, device: str) -> tuple[CompressJob, int]:
-    """Writes the job folder.
+def count_shards(images: int) -> int:
+    """As few shards as SHARD_IMAGES allows; it follows from the inputs alone, never from the workers."""
+    return -(-images // SHARD_IMAGES)
+
+
+def plan(listing: Listing, archive: ar.Folder, model_file: bytes, model_sha256: str, device: str) -> CompressJob:
+    """Writes the job folder, with the inputs cut into `count_shards` shards as equal as can be.
 
     Args:
         listing: The inputs.
@@ -143,30 +148,23 @@ def plan(listing: Listing, archive: ar.Folder, model_file: bytes, model_sha256: 
         model_sha256: Their digest.
         device: "cpu" or "cuda".
 
-    Returns:
-        The job, and its number of shards.
-
     Raises:
         InputError: if the job folder cannot be written.
     """
-    shards = _cut(len(listing.keys))
     ar.write(archive, JOB_MODEL_FILE, model_file)
-    ar.write(archive, LISTING_FILE, _listing_to_bytes(listing, shards))
-    unlisted = _write_failures(archive, len(shards), listing.failures)
-    return CompressJob(archive, listing.root, model_sha256, device, listing.skipped, unlisted), len(shards)
+    ar.write(archive, LISTING_FILE, _listing_to_bytes(listing))
+    unlisted = _write_failures(archive, count_shards(len(listing.keys)), listing.failures)
+    return CompressJob(archive, listing.root, model_sha256, device, listing.skipped, unlisted)
 
 
-def _cut(images: int) -> list[int]:
-    """Sizes of the shards: as few as SHARD_IMAGES allows, as equal as can be; they follow from the inputs alone."""
-    shards = -(-images // SHARD_IMAGES)
-    return [images // shards + (index < images % shards) for index in range(shards)]
-
-
-def _listing_to_bytes(listing: Listing, shards: list[int]) -> bytes:
+def _listing_to_bytes(listing: Listing) -> bytes:
+    images = len(listing.keys)
+    shards = count_shards(images)
     schema = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("label", pa.string())])
     sink, start = pa.BufferOutputStream(), 0
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-        for rows in shards:
+        for index in range(shards):
+            rows = images // shards + (index < images % shards)
             keys = listing.keys[start : start + rows]
             labels = [listing.labels.get(key) for key in keys]
             writer.write_table(pa.table([keys, labels], schema=schema), row_group_size=rows)

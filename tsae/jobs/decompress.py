@@ -34,6 +34,7 @@ class DecompressJob:
 
     Attributes:
         archive: What is read.
+        manifest_sha256: The state of the archive that was planned with.
         output: Folder for the image files.
         select: Glob that keys must match; None is all.
         restore_size: Whether to scale images back to their original sizes.
@@ -43,6 +44,7 @@ class DecompressJob:
     """
 
     archive: ar.Folder
+    manifest_sha256: str
     output: ar.Folder
     select: str | None
     restore_size: bool
@@ -114,7 +116,7 @@ def plan(archive: str, output: str, select: str | None, restore_size: bool, over
     if select is not None and not selected:
         raise InputError(f"--select {select}: matches none of {len(keys)} keys; see them with tsae ls {archive}")
     output_folder = ar.Folder(paths.absolute(output))
-    job = DecompressJob(files.folder, output_folder, select, restore_size, overwrite, find_whole_names(keys))
+    job = DecompressJob(files.folder, files.manifest.sha256, output_folder, select, restore_size, overwrite, find_whole_names(keys))
     return job, len(files.manifest.shards), selected
 
 
@@ -171,7 +173,7 @@ def read_records(shard: int, job: DecompressJob) -> ShardRecords:
         The records, and a failure for each one that is damaged; for a row group that cannot be read at all, one failure
         that names its place.
     """
-    files = _open_archive(job.archive)
+    files = _open_archive(job.archive, job.manifest_sha256)
     entry, kept, present, failures = files.manifest.shards[shard], [], 0, []
     try:
         reader = files.shard(shard)
@@ -193,8 +195,11 @@ def read_records(shard: int, job: DecompressJob) -> ShardRecords:
 
 
 @functools.lru_cache(maxsize=1)
-def _open_archive(archive: ar.Folder) -> ar.ArchiveFiles:
-    return ar.ArchiveFiles(archive.path)
+def _open_archive(archive: ar.Folder, manifest_sha256: str) -> ar.ArchiveFiles:
+    files = ar.ArchiveFiles(archive.path)
+    if files.manifest.sha256 != manifest_sha256:
+        raise InputError(f"{archive.path}: was changed while it was read; run the command again")
+    return files
 
 
 def _failure(path: str, stage: str, error: Exception) -> ar.Failure:
@@ -250,12 +255,13 @@ def load_codec(job: DecompressJob) -> Codec:
     Raises:
         FormatError: if the model is missing or not the archive's.
     """
-    return _load_codec(job.archive)
+    return _load_codec(job.archive, job.manifest_sha256)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_codec(archive: ar.Folder) -> Codec:
-    return Codec.from_bytes(_open_archive(archive).model_file(), f"{archive.path}/{ar.MODEL_FILE}")
+def _load_codec(archive: ar.Folder, manifest_sha256: str) -> Codec:
+    files = _open_archive(archive, manifest_sha256)
+    return Codec.from_bytes(files.model_file(), f"{archive.path}/{ar.MODEL_FILE}")
 
 
 def write_images(shard: DecodedShard, job: DecompressJob) -> WriteResult:

@@ -10,11 +10,15 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from tsae.signs.faces import EDGE, FACE_PX, LABELS, Point, Rng, paint_face
+
+Pixels = NDArray[Any]
 
 _SUPERSAMPLING = 2  # scene pixels a final pixel, each way
 _SIDE_PX = (25, 130)  # smallest and largest side of a photograph
@@ -33,66 +37,70 @@ class DrawnSign:
 
     key: str
     label: str
-    image: np.ndarray
+    image: Pixels
 
 
 # Scenes: float32 [H, W, 3] in 0..1.
 
 
-def _texture(rng: Rng, shape: tuple[int, int], cells: int, channels: int = 1) -> np.ndarray:
+def _texture(rng: Rng, shape: tuple[int, int], cells: int, channels: int = 1) -> Pixels:
     """Smooth noise in 0..1, `cells` independent values across: float32 [H, W, channels]."""
     grid = rng.integers(0, 256, (cells, cells, channels), dtype=np.uint8)
     planes = [Image.fromarray(grid[..., c]).resize(shape[::-1], Image.Resampling.BICUBIC) for c in range(channels)]
-    return np.stack([np.asarray(plane, np.float32) for plane in planes], axis=-1) / np.float32(255)
+    noise: Pixels = np.stack([np.asarray(plane, np.float32) for plane in planes], axis=-1) / np.float32(255)
+    return noise
 
 
-def _between(weight: np.ndarray, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
-    mixture: np.ndarray = np.asarray(low, np.float32) * (1 - weight) + np.asarray(high, np.float32) * weight
+def _between(weight: Pixels, low: Sequence[float], high: Sequence[float]) -> Pixels:
+    mixture: Pixels = np.asarray(low, np.float32) * (1 - weight) + np.asarray(high, np.float32) * weight
     return mixture
 
 
-def _sky(rng: Rng, shape: tuple[int, int]) -> np.ndarray:
+def _sky(rng: Rng, shape: tuple[int, int]) -> Pixels:
     height = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None, None]
     overcast = rng.uniform(0, 1)
     blue = _between(height, (0.3, 0.5, 0.8), (0.7, 0.82, 0.92))
     clouds = np.clip(_texture(rng, shape, 4) * 0.7 + _texture(rng, shape, 9) * 0.4 + overcast - 0.6, 0, 1)
-    return blue * (1 - clouds) + clouds * np.float32(rng.uniform(0.75, 0.98))
+    sky: Pixels = blue * (1 - clouds) + clouds * np.float32(rng.uniform(0.75, 0.98))
+    return sky
 
 
-def _foliage(rng: Rng, shape: tuple[int, int]) -> np.ndarray:
+def _foliage(rng: Rng, shape: tuple[int, int]) -> Pixels:
     leaves = 0.3 * _texture(rng, shape, 5) + 0.35 * _texture(rng, shape, 14) + 0.35 * _texture(rng, shape, 36)
     autumn = rng.uniform(0, 0.25)
     green = _between(np.clip(2 * leaves - 0.5, 0, 1), (0.04, 0.07, 0.03), (0.35 + autumn, 0.5, 0.2))
     gaps = (leaves > rng.uniform(0.6, 0.8)).astype(np.float32)
-    return green * (1 - gaps) + gaps * np.float32(0.85)
+    leafage: Pixels = green * (1 - gaps) + gaps * np.float32(0.85)
+    return leafage
 
 
-def _bricks(rng: Rng, shape: tuple[int, int]) -> np.ndarray:
+def _bricks(rng: Rng, shape: tuple[int, int]) -> Pixels:
     rows, columns = int(rng.integers(6, 16)), int(rng.integers(3, 7))
     y = np.arange(shape[0])[:, None] * rows / shape[0]
     x = np.arange(shape[1])[None, :] * columns / shape[1] + 0.5 * (y.astype(int) % 2)
     shade = rng.uniform(0.75, 1.05, (rows, columns + 1, 1)).astype(np.float32)[y.astype(int), x.astype(int)]
     mortar = ((y % 1 < 0.12) | (x % 1 < 0.06))[..., None]
     wall = shade * np.asarray(rng.uniform((0.45, 0.25, 0.18), (0.75, 0.6, 0.5)), np.float32)
-    return np.where(mortar, np.float32(0.66), wall)
+    bricks: Pixels = np.where(mortar, np.float32(0.66), wall)
+    return bricks
 
 
-def _road(rng: Rng, shape: tuple[int, int]) -> np.ndarray:
+def _road(rng: Rng, shape: tuple[int, int]) -> Pixels:
     grain = 0.6 + 0.25 * _texture(rng, shape, 60) + 0.3 * _texture(rng, shape, 4)
     road = grain * np.asarray(rng.uniform(0.3, 0.6) * np.array([1.0, 0.99, 0.97]), np.float32)
     horizon = int(shape[0] * rng.uniform(0.2, 0.6))
     return np.concatenate([_blobs(rng, shape)[:horizon], road[horizon:]])
 
 
-def _blobs(rng: Rng, shape: tuple[int, int]) -> np.ndarray:
+def _blobs(rng: Rng, shape: tuple[int, int]) -> Pixels:
     """Something far out of focus."""
     blobs = _texture(rng, shape, int(rng.integers(3, 7)), channels=3)
     grey = blobs.mean(axis=-1, keepdims=True)
-    dull: np.ndarray = (grey + 0.25 * (blobs - grey)) * np.float32(rng.uniform(0.5, 1.1))
+    dull: Pixels = (grey + 0.25 * (blobs - grey)) * np.float32(rng.uniform(0.5, 1.1))
     return dull
 
 
-def _street(rng: Rng, shape: tuple[int, int]) -> np.ndarray:
+def _street(rng: Rng, shape: tuple[int, int]) -> Pixels:
     """Sky above a line of trees or walls."""
     below = (_foliage, _bricks, _blobs)[rng.integers(3)](rng, shape)
     line = rng.uniform(0.2, 0.8) + 0.3 * (_texture(rng, (1, shape[1]), 7)[0] - 0.5)
@@ -106,7 +114,7 @@ _SCENES = (_sky, _foliage, _bricks, _road, _blobs, _street)
 # The photograph: placing the face, then what optics and light do to it.
 
 
-def _homography(rng: Rng, centre: Point, radius_px: float) -> np.ndarray:
+def _homography(rng: Rng, centre: Point, radius_px: float) -> Pixels:
     """Scene pixels to face pixels, float64 [3, 3], last element 1: how the camera sees a sign at `centre`.
 
     Built in this direction, the one that resampling needs, so that no system of equations is to be solved.
@@ -118,7 +126,7 @@ def _homography(rng: Rng, centre: Point, radius_px: float) -> np.ndarray:
     bend = np.array([[1, 0, 0], [0, 1, 0], [tilt_x, tilt_y, 1]])
     rotate = np.array([[zoom * cos * aspect, zoom * sin, 0], [-zoom * sin * aspect, zoom * cos, 0], [0, 0, 1]])
     to_face = np.array([[1, 0, half], [0, 1, half], [0, 0, 1]])
-    matrix: np.ndarray = to_face @ rotate @ bend @ to_centre
+    matrix: Pixels = to_face @ rotate @ bend @ to_centre
     matrix /= matrix[2, 2]
     return matrix
 
@@ -174,14 +182,14 @@ def _motion(photo: Image.Image, rng: Rng) -> Image.Image:
     return Image.fromarray((blurred / len(steps)).astype(np.uint8))
 
 
-def _slope(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:
+def _slope(rng: Rng, shape: tuple[int, ...]) -> Pixels:
     """A plane of random direction, -1..1 or less, zero in the middle: float32 [H, W, 1]."""
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.linspace(-1, 1, shape[0])[:, None], np.linspace(-1, 1, shape[1])[None, :]
     return ((x * math.cos(angle) + y * math.sin(angle)) / math.sqrt(2)).astype(np.float32)[..., None]
 
 
-def _shade(x: np.ndarray, rng: Rng) -> np.ndarray:
+def _shade(x: Pixels, rng: Rng) -> Pixels:
     """Uneven light, at times with the edge of a shadow, and a colour cast."""
     x = x * (1 + rng.uniform(0, 0.5) * _slope(rng, x.shape))
     if rng.random() < 0.25:
@@ -191,7 +199,7 @@ def _shade(x: np.ndarray, rng: Rng) -> np.ndarray:
     return x * (1 + np.array([warmth, 0, -warmth]) + rng.normal(0, 0.02, 3))
 
 
-def _expose(x: np.ndarray, rng: Rng) -> np.ndarray:
+def _expose(x: Pixels, rng: Rng) -> Pixels:
     """Dusk, haze, glare or a fair light; the shares are those of a hard data set, not of a kind one."""
     kind = rng.choice(("dusk", "haze", "glare", "fair"), p=(0.2, 0.1, 0.1, 0.6))
     if kind == "dusk":
@@ -201,11 +209,11 @@ def _expose(x: np.ndarray, rng: Rng) -> np.ndarray:
     return x * rng.uniform(1.4, 2.0) if kind == "glare" else x * rng.uniform(0.5, 1.15)
 
 
-def _expose_and_shade(photo: Image.Image, rng: Rng) -> np.ndarray:
+def _expose_and_shade(photo: Image.Image, rng: Rng) -> Pixels:
     """Light, exposure and the sensor's noise: uint8 [H, W, 3]."""
     x = _expose(_shade(np.asarray(photo, np.float32) / 255, rng), rng)
     noise = rng.standard_normal(x.shape, np.float32) * rng.uniform(0.003, 0.025)
-    image: np.ndarray = np.clip((x + noise) * 255, 0, 255).astype(np.uint8)
+    image: Pixels = np.clip((x + noise) * 255, 0, 255).astype(np.uint8)
     return image
 
 

@@ -1,0 +1,268 @@
+"""Shard files: round trips, bytes that depend on the records alone, small row groups, and no damage that goes unseen."""
+
+import io
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tsae.archive import Records, ShardReader, shard_to_bytes
+from tsae.archive.records import RECORD_SCHEMA
+from tsae.errors import CorruptDataError, FormatError, TsaeError
+
+Make = Callable[..., Records]
+
+METADATA = {"model_sha256": "0" * 64, "format_version": 1}
+MOST_BYTES = 256_000
+"""Of a row group: the contract, whatever keys and labels are."""
+
+
+def reader_of(data: bytes) -> ShardReader:
+    return ShardReader(io.BytesIO(data), "some/shard.parquet")
+
+
+def read_all(shard: ShardReader) -> tuple[pa.Table, np.ndarray]:
+    parts = [shard.read(index) for index in range(shard.row_groups)]
+    return pa.concat_tables([records.to_table() for records, _ in parts]), np.concatenate([intact for _, intact in parts])
+
+
+def group_bytes(data: bytes) -> list[int]:
+    """What reading each row group takes from the file: all its pages with their headers."""
+    metadata = pq.read_metadata(io.BytesIO(data))
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    return [sum(group.column(c).total_compressed_size for c in range(group.num_columns)) for group in groups]
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+ROWS = st.tuples(
+    st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.none() | TEXT, st.integers(0, 255), st.binary(max_size=60)
+)
+
+
+@given(st.dictionaries(TEXT, ROWS, min_size=1, max_size=12))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_any_records_come_back(rows: dict[str, Any]) -> None:
+    keys = sorted(rows)
+    widths, heights, labels, codings, streams = zip(*(rows[key] for key in keys), strict=True)
+    records = Records(
+        keys, np.array(widths, np.uint32), np.array(heights, np.uint32), list(labels), np.array(codings, np.uint8), list(streams)
+    )
+    data = shard_to_bytes(records, METADATA)
+    shard = reader_of(data)
+    table, intact = read_all(shard)
+    assert table.equals(records.to_table())
+    assert intact.all()
+    assert shard.keys() == keys
+    assert shard.key_range() == (keys[0], keys[-1])
+    assert [shard.find(key) for key in keys] == [0] * len(keys)
+    assert shard_to_bytes(records, METADATA) == data
+
+
+def test_equal_records_give_equal_bytes_and_others_do_not(make_records: Make) -> None:
+    data = shard_to_bytes(make_records(50), METADATA)
+    assert shard_to_bytes(make_records(50), dict(reversed(METADATA.items()))) == data
+    assert shard_to_bytes(make_records(50, seed=1), METADATA) != data
+    assert shard_to_bytes(make_records(50), METADATA | {"x": 1}) != data
+
+
+def test_any_reader_of_parquet_reads_a_shard(make_records: Make) -> None:
+    records = make_records(7)
+    table = pq.read_table(io.BytesIO(shard_to_bytes(records, METADATA)), page_checksum_verification=True)
+    assert table.schema.names == RECORD_SCHEMA.names
+    assert table.column("key").to_pylist() == records.keys
+    assert table.column("stream").to_pylist() == records.streams
+
+
+def test_metadata_comes_back(make_records: Make) -> None:
+    metadata = METADATA | {"text": "é", "nested": {"a": [1, None]}}
+    assert reader_of(shard_to_bytes(make_records(1), metadata)).metadata() == metadata
+
+
+@pytest.mark.parametrize("keys", [["b", "a"], ["a", "a"], ["a", "c", "b"], []])
+def test_keys_must_be_sorted_and_different(make_records: Make, keys: list[str]) -> None:
+    records = make_records(len(keys))
+    records.keys[:] = keys
+    with pytest.raises(ValueError, match="sorted"):
+        shard_to_bytes(records, METADATA)
+
+
+# Row groups
+
+
+@pytest.mark.parametrize("stream_bytes", [0, 512, 3_072])
+@pytest.mark.parametrize("key_characters", [0, 200])
+def test_row_groups_are_small_and_full(stream_bytes: int, key_characters: int) -> None:
+    rng = np.random.default_rng(0)
+    count = 1_500
+    keys = sorted(rng.bytes(6).hex() + rng.bytes(key_characters // 2).hex() for _ in range(count))
+    sides = np.full(count, 2**32 - 1, np.uint32) - rng.integers(0, 2**32 - 1, count, dtype=np.uint32)
+    labels: list[str | None] = [key[:40] for key in keys]
+    streams = [rng.bytes(stream_bytes) for _ in range(count)]
+    data = shard_to_bytes(Records(keys, sides, sides[::-1], labels, rng.integers(0, 256, count, np.uint8), streams), METADATA)
+    sizes = group_bytes(data)
+    assert max(sizes) <= MOST_BYTES
+    assert len(sizes) <= 1 + len(data) / (MOST_BYTES / 2)
+    assert read_all(reader_of(data))[1].all()
+
+
+def test_a_record_larger_than_a_row_group_has_its_own(make_records: Make) -> None:
+    records = make_records(3, stream_bytes=300_000)
+    shard = reader_of(shard_to_bytes(records, METADATA))
+    assert shard.row_groups == 3
+    assert [shard.find(key) for key in records.keys] == [0, 1, 2]
+
+
+def test_the_footer_tells_which_row_group_has_a_key(make_records: Make) -> None:
+    records = make_records(1_200, stream_bytes=512)
+    data = shard_to_bytes(records, METADATA)
+    metadata = pq.read_metadata(io.BytesIO(data))
+    assert metadata.num_row_groups >= 3
+    for index in range(metadata.num_row_groups):
+        columns = [metadata.row_group(index).column(c) for c in range(7)]
+        assert [column.statistics is not None and column.statistics.has_min_max for column in columns] == [True] + [False] * 6
+    shard = reader_of(data)
+    for index in range(shard.row_groups):
+        found, _ = shard.read(index)
+        assert {shard.find(key) for key in (found.keys[0], found.keys[-1], found.keys[len(found) // 2])} == {index}
+    assert shard.find("a") is None
+    assert shard.find("z") is None
+    assert shard.key_range() == (records.keys[0], records.keys[-1])
+
+
+def test_keys_too_long_for_statistics_are_found_all_the_same(make_records: Make) -> None:
+    records = make_records(120, prefix="k" * 5_000)
+    data = shard_to_bytes(records, METADATA)
+    shard = reader_of(data)
+    assert shard.row_groups > 1
+    assert max(group_bytes(data)) <= MOST_BYTES
+    for key in (records.keys[0], records.keys[70], records.keys[-1]):
+        row_group = shard.find(key)
+        assert row_group is not None
+        assert key in shard.read(row_group)[0].keys
+    assert shard.key_range() == (records.keys[0], records.keys[-1])
+    assert shard.find("j") is None
+
+
+def test_columns_are_read_without_the_others(make_records: Make) -> None:
+    records = make_records(3)
+    assert reader_of(shard_to_bytes(records, METADATA)).columns(["key", "label"]) == [
+        {"key": key, "label": label} for key, label in zip(records.keys, records.labels, strict=True)
+    ]
+
+
+def test_opening_and_finding_read_no_stream(make_records: Make) -> None:
+    class Counting(io.BytesIO):
+        read_bytes = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            data = super().read(size)
+            self.read_bytes += len(data)
+            return data
+
+    records = make_records(2_000, stream_bytes=512)
+    file = Counting(shard_to_bytes(records, METADATA))
+    shard = ShardReader(file, "test")
+    row_group = shard.find(records.keys[1_000])
+    assert row_group is not None
+    assert file.read_bytes < 20_000
+    shard.read(row_group)
+    assert file.read_bytes < 20_000 + MOST_BYTES * 1.1
+
+
+# Damage
+
+
+def outcome(data: bytes, expected: pa.Table) -> str:
+    """What becomes of a damaged shard; anything but a `TsaeError` is raised."""
+    try:
+        shard = reader_of(data)
+        shard.metadata()
+        shard.find("sign/00001.png")
+        shard.keys()
+        shard.columns(["key", "width", "height", "label"])
+        table, intact = read_all(shard)
+    except TsaeError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+        return "raised"
+    if not intact.all():
+        return "masked"
+    return "harmless" if table.equals(expected) else "UNSEEN"
+
+
+def test_no_flipped_byte_goes_unseen(make_records: Make) -> None:
+    records = make_records(3)
+    data, expected = shard_to_bytes(records, METADATA), records.to_table()
+    outcomes = []
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 + position % 255
+        outcomes.append(outcome(bytes(damaged), expected))
+    assert set(outcomes) <= {"raised", "masked", "harmless"}
+    assert outcomes.count("raised") > 0.8 * len(data)
+
+
+def test_no_longer_damage_goes_unseen(make_records: Make) -> None:
+    records = make_records(600, stream_bytes=512)
+    data, expected = shard_to_bytes(records, METADATA), records.to_table()
+    generator = random.Random(0)
+    outcomes = set()
+    for _ in range(150):
+        start = generator.choice((generator.randrange(len(data)), generator.randrange(len(data) - 2_000, len(data))))
+        length = generator.choice((1, 8, 512, 4_096))
+        kind = generator.randrange(4)
+        if kind == 0:
+            damaged = data[:start]
+        elif kind == 1:
+            damaged = data[:start] + data[start + length :]
+        else:
+            noise = bytes(length) if kind == 2 else generator.randbytes(length)
+            damaged = data[:start] + noise[: len(data) - start] + data[start + length :]
+        if damaged != data:
+            outcomes.add(outcome(damaged, expected))
+    assert outcomes <= {"raised", "masked", "harmless"}
+    assert "raised" in outcomes
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1PAR1", b"no parquet, but text\n" * 9, b"\0" * 100, b"\xff" * 12 + b"PAR1"])
+def test_what_is_no_shard_is_refused(data: bytes) -> None:
+    with pytest.raises(CorruptDataError, match=r"^some/shard\.parquet: "):
+        reader_of(data)
+
+
+def test_parquet_files_of_others_are_refused() -> None:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"key": ["a"]}), file)
+    with pytest.raises(CorruptDataError, match="seal"):
+        reader_of(file.getvalue())
+
+
+def test_metadata_that_is_none_of_ours_is_refused(make_records: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("[1]", "{", "3", "[" * 100_000):
+        monkeypatch.setattr("tsae.archive.shards.json.dumps", lambda *_, text=text, **__: text)
+        shard = reader_of(shard_to_bytes(make_records(1), {}))
+        with pytest.raises(FormatError, match="metadata"):
+            shard.metadata()
+
+
+def test_damage_of_one_row_group_leaves_the_others(make_records: Make) -> None:
+    records = make_records(1_200, stream_bytes=512)
+    data = bytearray(shard_to_bytes(records, METADATA))
+    stream = pq.read_metadata(io.BytesIO(data)).row_group(1).column(5)
+    data[stream.data_page_offset + 5_000] ^= 1
+    shard = reader_of(bytes(data))
+    assert shard.keys() == records.keys
+    with pytest.raises(CorruptDataError, match="restore"):
+        shard.read(1)
+    assert all(shard.read(index)[1].all() for index in range(shard.row_groups) if index != 1)
+
+
+def test_close_closes_the_file(make_records: Make) -> None:
+    file = io.BytesIO(shard_to_bytes(make_records(1), METADATA))
+    ShardReader(file, "test").close()
+    assert file.closed

@@ -1,0 +1,233 @@
+"""The command line: what it prints, its exit codes, and what it imports."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tsae
+from tsae.cli import main
+from tsae.signs import draw_signs
+
+
+@pytest.fixture
+def first_key(archive_dir: Path) -> str:
+    with tsae.open_archive(str(archive_dir)) as archive:
+        return next(archive.keys())
+
+
+def pixels(archive_dir: Path, key: str) -> np.ndarray:
+    with tsae.open_archive(str(archive_dir)) as archive:
+        return archive[key]
+
+
+def test_ls_prints_a_key_a_line(archive_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", str(archive_dir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 40
+    assert lines == sorted(lines)
+    assert main(["ls", str(archive_dir), "s*"]) == 0
+    assert capsys.readouterr().out.splitlines() == [line for line in lines if line.startswith("s")]
+
+
+def test_ls_json_is_one_array(archive_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", str(archive_dir), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 40
+    assert rows[0].keys() == {"key", "width", "height", "label"}
+    assert main(["ls", str(archive_dir), "none*", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_ls_keeps_control_characters_from_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "in" / "a\x1b[2J\nb ü.png")
+    main(["compress", str(tmp_path / "in"), str(tmp_path / "archive")])
+    capsys.readouterr()
+    main(["ls", str(tmp_path / "archive")])
+    assert capsys.readouterr().out == "a\\x1b[2J\\nb ü.png\n"
+
+
+def test_info_json_has_what_scripts_need(archive_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(archive_dir), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    needed = "images failures archive_bytes model_bytes bytes_per_image raw_bytes_per_image model format_version"
+    assert set(needed.split()) <= info.keys()
+
+
+def test_info_is_readable(archive_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(archive_dir)]) == 0
+    out = capsys.readouterr().out
+    assert "seed-8x8x8" in out
+    assert "512.0 of them latents" in out
+
+
+def test_models_lists_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    assert "seed-8x8x8 (default): latents 8x8x8, 512 bytes" in capsys.readouterr().out
+    assert main(["models", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["name"] == "seed-8x8x8"
+
+
+@pytest.mark.parametrize(("ending", "lossless"), [("png", True), ("webp", True), ("jpeg", False), ("jpg", False)])
+def test_get_writes_one_image(archive_dir: Path, first_key: str, tmp_path: Path, ending: str, lossless: bool) -> None:
+    out = tmp_path / f"x.{ending}"
+    assert main(["get", str(archive_dir), first_key, "-o", str(out)]) == 0
+    image = Image.open(out)
+    assert image.format == {"png": "PNG", "webp": "WEBP"}.get(ending, "JPEG")
+    difference = np.abs(np.asarray(image).astype(int) - pixels(archive_dir, first_key))
+    assert difference.max() == 0 if lossless else difference.mean() < 8
+
+
+def test_get_writes_numpy_arrays(archive_dir: Path, first_key: str, tmp_path: Path) -> None:
+    assert main(["get", str(archive_dir), first_key, "-o", str(tmp_path / "x"), "--format", "npy"]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "x"), pixels(archive_dir, first_key))
+
+
+def test_get_writes_to_standard_output(archive_dir: Path, first_key: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert main(["get", str(archive_dir), first_key, "-o", "-"]) == 0
+    image = Image.open(io.BytesIO(capfdbinary.readouterr().out))
+    np.testing.assert_array_equal(np.asarray(image), pixels(archive_dir, first_key))
+
+
+def test_get_without_output_writes_here(
+    archive_dir: Path, first_key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["get", str(archive_dir), first_key]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [Path(first_key).name]
+
+
+def test_get_several_keys_into_a_folder_and_names_what_is_missing(
+    archive_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with tsae.open_archive(str(archive_dir)) as archive:
+        keys = list(archive.keys())[:3]
+    assert main(["get", str(archive_dir), *keys, "nothing.png", "-o", str(tmp_path / "out")]) == 1
+    assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png")) == keys
+    assert "nothing.png: not in" in capfd.readouterr().err
+    assert main(["get", str(archive_dir), *keys, "-o", "-"]) == 2
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["nonsense"],
+        ["compress"],
+        ["ls", "a", "b", "c"],
+        ["info", "--no-such-flag", "a"],
+        ["get", "archive"],
+        ["compress", "a", "b", "--device=tpu"],
+    ],
+)
+def test_wrong_arguments_exit_with_2_and_one_line(argv: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["ls"], ["info"], ["get", "key"]])
+def test_what_is_no_archive_exits_with_2_and_one_line(
+    command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name, *rest = command
+    assert main([name, str(tmp_path), *rest]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert "not an archive" in err
+
+
+def test_the_pipelines_are_programs_of_their_own(signs_dir: Path, archive_dir: Path, tmp_path: Path) -> None:
+    def run(module: str, source: Path, target: Path, *flags: str) -> None:
+        command = [sys.executable, "-m", f"pipelines.{module}", "--input", str(source), "--output", str(target), *flags]
+        subprocess.run(command, check=True, capture_output=True)
+
+    run("compress", signs_dir, tmp_path / "archive")
+    run("decompress", tmp_path / "archive", tmp_path / "out", "--select", "s*")
+    for name in ("manifest.json", "model.safetensors"):
+        assert (tmp_path / "archive" / name).read_bytes() == (archive_dir / name).read_bytes()
+    assert list((tmp_path / "out").rglob("*.png"))
+
+
+def test_demo_shows_a_contact_sheet_and_can_be_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
+        out = capsys.readouterr().out
+        assert str(tmp_path / "demo" / "contact-sheet.png") in out
+        assert "mean" in out
+    sheet = Image.open(tmp_path / "demo" / "contact-sheet.png")
+    assert sheet.width > 1000
+    assert len(list((tmp_path / "demo" / "decompressed").rglob("*.png"))) == 300
+
+
+def test_demo_does_not_touch_a_folder_with_something_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "thesis.txt" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_train_prints_what_came_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for sign in draw_signs(30):
+        Image.fromarray(sign.image).save(tmp_path / sign.key.replace("/", "-"))
+    out = tmp_path / "model.safetensors"
+    assert main(["train", str(tmp_path), "--out", str(out), "--epochs", "1", "--device", "cpu"]) == 0
+    assert "validation BCE" in capsys.readouterr().out
+    assert main(["compress", str(tmp_path / "*.png"), str(tmp_path / "a" / "archive"), "--model", str(out)]) == 0
+
+
+LIGHT_HELP = """
+import sys
+from tsae.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+heavy = {"torch", "apache_beam", "numpy", "pyarrow", "PIL"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT_HELP], check=True, capture_output=True, text=True)
+    for command in ("demo", "train", "compress", "decompress", "get", "ls", "info", "models"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_job_leaves_no_archive(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    (tmp_path / "in").mkdir()
+    image = io.BytesIO()
+    Image.fromarray(next(draw_signs(1)).image).save(image, "PNG")
+    for i in range(6000):
+        (tmp_path / "in" / f"{i}.png").write_bytes(image.getvalue())
+    command = [sys.executable, "-m", "tsae", "compress", str(tmp_path / "in"), str(tmp_path / "archive"), "--workers=1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "archive" / "job" / "listing.parquet").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        os.kill(job.pid, number)
+        _, err = job.communicate(timeout=60)
+    assert job.returncode == code, err
+    assert "Traceback" not in err
+    assert not (tmp_path / "archive" / "manifest.json").exists()
+
+
+def test_a_reader_that_has_enough_is_no_error(archive_dir: Path) -> None:
+    command = f"{sys.executable} -m tsae ls {archive_dir} | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""

@@ -1,0 +1,52 @@
+"""The table of packaged models against the files beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+
+import pytest
+
+from tsae.checkpoint import model_from_bytes
+from tsae.errors import ModelError
+from tsae.zoo import ZOO, describe_models, read_model_file
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_each_entry_has_its_file_and_a_card_that_tells_how_it_was_made(name: str) -> None:
+    entry = ZOO[name]
+    data = read_model_file(name)
+    assert hashlib.sha256(data).hexdigest() == entry.sha256
+    assert model_from_bytes(data, name).name == name
+    card = (resources.files("tsae") / "weights" / entry.card).read_text()
+    assert entry.sha256 in card
+    assert "tsae train" in card
+
+
+def test_weights_stay_small() -> None:
+    assert sum(len(read_model_file(name)) for name in ZOO) < 8e6
+
+
+def test_a_file_can_be_named_instead(tmp_path) -> None:
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(read_model_file("seed-8x8x8"))
+    assert read_model_file(str(path)) == path.read_bytes()
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ModelError, match="no-such-model.*seed-8x8x8"):
+        read_model_file("no-such-model")
+
+
+def test_a_damaged_package_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    monkeypatch.setitem(ZOO, "seed-8x8x8", dataclasses.replace(ZOO["seed-8x8x8"], sha256="0" * 64))
+    with pytest.raises(ModelError, match="damaged inside the installed package"):
+        read_model_file("seed-8x8x8")
+
+
+def test_descriptions_hold_the_facts() -> None:
+    seed = next(model for model in describe_models() if model["name"] == "seed-8x8x8")
+    assert (seed["latents"], seed["stream_bytes"], seed["parameters"]) == ("8x8x8", 512, 45_515)
+    assert seed["training"]["valid_bce"] <= 0.4530  # type: ignore[index]
