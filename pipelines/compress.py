@@ -14,14 +14,15 @@ from pipelines.transforms import CommitArchive, EncodeImages, ListShards, ReadIm
 from tsae import archive as ar
 from tsae import paths
 from tsae.checkpoint import fingerprint, model_from_bytes
+from tsae.errors import InputError
 from tsae.inputs import list_inputs
-from tsae.jobs.compress import CompressJob, check_output, count_shards, plan
+from tsae.jobs.compress import CompressJob, check_output, count_images, finished_shards, plan, resume
 from tsae.progress import watch
 from tsae.train import choose_device
 from tsae.zoo import read_model_file
 
 
-def build(pipeline: beam.Pipeline, job: CompressJob, shards: int) -> beam.PCollection:
+def build(pipeline: beam.Pipeline, job: CompressJob, shards: list[int]) -> beam.PCollection:
     """The pipeline: which images are in which shard is planned already, so only shard numbers are shuffled."""
     return (
         pipeline
@@ -43,23 +44,39 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> ar.Manifest:
     Raises:
         TsaeError: if input, output, model or flags cannot be used, or writing fails. The archive is not changed then.
     """
+    engine.check_flags(flags)
+    job = _resume(options) if options.resume else _plan(options)
+    finished = finished_shards(job)
+    left = [number for number in range(job.shards) if number not in finished]
+    images = count_images(job, left)
+    is_shared = not any(path.startswith("memory://") for path in (options.input, options.archive))
+    workers = engine.choose_workers(options.workers, options.cores, images, len(left), is_shared)
+    pipeline = engine.make_pipeline(workers, flags)
+    with watch(images, "compressing") as progress:
+        build(pipeline, dataclasses.replace(job, progress=progress), left)
+        engine.run(pipeline)
+    return ar.read_manifest(job.archive)
+
+
+def _plan(options: CompressOptions) -> CompressJob:
+    """Checks all that can be refused, then writes the plan."""
     model_file = read_model_file(options.model)
-    model_from_bytes(model_file, options.model)  # refuses an unusable model before anything is written
+    model_from_bytes(model_file, options.model)
     device = choose_device(options.device)
+    engine.check_workers(options.workers)
     check_output(options.input, options.archive, options.overwrite)
     listing = list_inputs(options.input, options.root)
     for note in listing.notes:
         print(note, file=sys.stderr)
-    shards = count_shards(len(listing.keys))
-    is_shared = not any(path.startswith("memory://") for path in (options.input, options.archive))
-    workers = engine.choose_workers(options.workers, options.cores, len(listing.keys), shards, is_shared)
-    pipeline = engine.make_pipeline(workers, flags)
-    archive = ar.Folder(paths.absolute(options.archive))
-    job = plan(listing, archive, model_file, fingerprint(model_file), device)
-    with watch(len(listing.keys), "compressing") as progress:
-        build(pipeline, dataclasses.replace(job, progress=progress), shards)
-        engine.run(pipeline)
-    return ar.read_manifest(archive)
+    return plan(options.input, listing, ar.Folder(paths.absolute(options.archive)), model_file, device)
+
+
+def _resume(options: CompressOptions) -> CompressJob:
+    """Takes up the plan of a killed job, if this is the same command."""
+    job = resume(options.input, ar.Folder(paths.absolute(options.archive)))
+    if fingerprint(read_model_file(options.model)) != job.model_sha256:
+        raise InputError(f"{options.archive}: its job uses another model; give the killed command, with --resume")
+    return job
 
 
 if __name__ == "__main__":

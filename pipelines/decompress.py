@@ -15,7 +15,7 @@ from tsae.jobs.decompress import DecompressJob, load_codec, plan
 from tsae.progress import watch
 
 
-def build(pipeline: beam.Pipeline, job: DecompressJob, shards: int) -> beam.PCollection:
+def build(pipeline: beam.Pipeline, job: DecompressJob, shards: list[int]) -> beam.PCollection:
     """The pipeline: the mirror of `pipelines.compress`."""
     return (
         pipeline
@@ -37,13 +37,14 @@ def run(options: DecompressOptions, flags: Sequence[str] = ()) -> dict[str, int]
     Raises:
         TsaeError: if archive, output or flags cannot be used, or writing fails; what is written so far stays.
     """
+    engine.check_flags(flags)
     job, shards, images = plan(options.archive, options.output, options.select, options.restore_size, options.overwrite)
     load_codec(job)  # refuses an unusable model before anything is written
     is_shared = not any(path.startswith("memory://") for path in (options.archive, options.output))
     workers = engine.choose_workers(options.workers, options.cores, images, shards, is_shared)
     pipeline = engine.make_pipeline(workers, flags)
     with watch(images, "decompressing") as progress:
-        build(pipeline, dataclasses.replace(job, progress=progress), shards)
+        build(pipeline, dataclasses.replace(job, progress=progress), list(range(shards)))
         return engine.run(pipeline)
 
 

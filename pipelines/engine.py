@@ -48,11 +48,36 @@ def choose_workers(wanted: int | None, cores: int, images: int, shards: int, is_
     Raises:
         InputError: if fewer than one is wanted.
     """
-    if wanted is not None and wanted < 1:
-        raise InputError(f"--workers {wanted}: at least 1 is needed; leave it out to use all cores")
+    check_workers(wanted)
     if not is_shared or (wanted is None and images < SMALL_JOB_IMAGES):
         return 1
     return max(1, min(cores if wanted is None else wanted, shards))
+
+
+def check_workers(wanted: int | None) -> None:
+    """Refuses a number of workers that makes no sense.
+
+    Raises:
+        InputError: if fewer than one is wanted.
+    """
+    if wanted is not None and wanted < 1:
+        raise InputError(f"--workers {wanted}: at least 1 is needed; leave it out to use all cores")
+
+
+def check_flags(flags: Sequence[str]) -> None:
+    """Refuses flags that Beam does not know, unless a remote runner is named, which may know more.
+
+    Raises:
+        InputError: if there is one.
+    """
+    unknown = _unknown(flags)
+    is_local = not _names_runner(flags) or PipelineOptions(list(flags)).view_as(StandardOptions).runner in LOCAL_RUNNERS
+    if unknown and is_local:
+        raise InputError(f"{unknown[0]}: neither a flag of this command nor of Beam; see --help")
+
+
+def _names_runner(flags: Sequence[str]) -> bool:
+    return any(flag == "--runner" or flag.startswith("--runner=") for flag in flags)
 
 
 def make_pipeline(workers: int, flags: Sequence[str]) -> beam.Pipeline:
@@ -61,16 +86,10 @@ def make_pipeline(workers: int, flags: Sequence[str]) -> beam.Pipeline:
     Args:
         workers: Processes of the local engine; not used where `flags` name a runner.
         flags: Beam flags of the user.
-
-    Raises:
-        InputError: if a flag is unknown to Beam and the runner is a local one, which has no flags of its own.
     """
-    is_named = any(flag == "--runner" or flag.startswith("--runner=") for flag in flags)
-    options = PipelineOptions(list(flags) if is_named else [*flags, f"--direct_num_workers={workers}"])
-    unknown = _unknown(flags)
-    if unknown and (not is_named or options.view_as(StandardOptions).runner in LOCAL_RUNNERS):
-        raise InputError(f"{unknown[0]}: neither a flag of this command nor of Beam; see --help")
-    return beam.Pipeline(options=options) if is_named else beam.Pipeline(_local_runner(workers), options)
+    if _names_runner(flags):
+        return beam.Pipeline(options=PipelineOptions(list(flags)))
+    return beam.Pipeline(_local_runner(workers), PipelineOptions([*flags, f"--direct_num_workers={workers}"]))
 
 
 def _local_runner(workers: int) -> FnApiRunner:

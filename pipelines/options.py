@@ -18,6 +18,7 @@ class CompressOptions:
     model: str = DEFAULT_MODEL
     root: str | None = None
     overwrite: bool = False
+    resume: bool = False
     device: str = "auto"
     workers: int | None = None
     cores: int = os.cpu_count() or 1
@@ -40,7 +41,9 @@ def add_compress_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `compress`, paths excepted."""
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|FILE", help="model name or file (default: %(default)s)")
     parser.add_argument("--root", metavar="DIR", help="for a list: the folder that keys are relative to (default: the list's)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the archive that is there, at the commit")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--overwrite", action="store_true", help="start anew; an archive that is there is replaced at the commit")
+    again.add_argument("--resume", action="store_true", help="finish a killed job from its own list of inputs")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the network runs (default: auto)")
     _add_common_arguments(parser)
 
@@ -61,7 +64,9 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def compress_options(args: argparse.Namespace) -> CompressOptions:
     """The options that parsed flags ask for."""
-    return CompressOptions(args.input, args.archive, args.model, args.root, args.overwrite, args.device, args.workers)
+    return CompressOptions(
+        args.input, args.archive, args.model, args.root, args.overwrite, args.resume, args.device, args.workers
+    )
 
 
 def decompress_options(args: argparse.Namespace) -> DecompressOptions:

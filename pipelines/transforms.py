@@ -20,13 +20,13 @@ from tsae.jobs.decompress import DecompressJob, WriteResult
 
 @dataclasses.dataclass
 class ListShards(beam.PTransform):
-    """Nothing -> the numbers 0 to `count - 1` of the shards, spread over the workers."""
+    """Nothing -> the numbers of the shards to work on, spread over the workers."""
 
-    count: int
+    shards: list[int]
 
     def expand(self, begin: Any) -> beam.PCollection:
         """Reshuffles, so that each worker gets its share however the runner fuses."""
-        return begin | beam.Create(range(self.count), reshuffle=False) | beam.Reshuffle()
+        return begin | beam.Create(self.shards, reshuffle=False) | beam.Reshuffle()
 
 
 @dataclasses.dataclass

@@ -251,7 +251,7 @@ def _info(args: argparse.Namespace, flags: list[str]) -> int:
 def _describe(info: dict[str, Any]) -> str:
     rows = {
         "archive": f"{info['path']} (format {info['format_version']}, {info['created_by']})",
-        "images": f"{info['images']:,} in {info['shards']} shards",
+        "images": f"{info['images']:,} in {info['shards']} shard{'s' if info['shards'] != 1 else ''}",
         "failures": f"{info['failures']:,}" + (f" (see {info['path']}/failures)" if info["failures"] else ""),
         "skipped": f"{info['skipped']:,} files that are no images",
         "size": f"{info['archive_bytes']:,} bytes, and {info['model_bytes']:,} for the model",

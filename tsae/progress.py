@@ -37,7 +37,7 @@ class Progress:
             stream: Where to show it; None is standard error.
         """
         self._stream = sys.stderr if stream is None else stream
-        self._is_terminal = self._stream.isatty()
+        self._is_terminal = _is_terminal(self._stream)
         self._bar = tqdm(
             total=total,
             desc=label,
@@ -79,6 +79,11 @@ class Progress:
         self._bar.close()
         if not self._is_terminal and self._count:
             self._print_line()
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    """Whether a bar can be drawn: some pseudo-terminals have no size, where tqdm draws nothing."""
+    return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 1
 
 
 @dataclasses.dataclass(frozen=True)

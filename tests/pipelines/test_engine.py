@@ -32,7 +32,8 @@ def test_the_local_engine_is_named_and_not_left_to_beam() -> None:
     assert isinstance(engine.make_pipeline(2, ["--job_name=x"]).runner, FnApiRunner)
 
 
-def test_a_named_runner_is_taken() -> None:
+def test_a_named_runner_is_taken_with_flags_of_its_own() -> None:
+    engine.check_flags(["--runner=PortableRunner", "--job_endpoint=localhost:1", "--parallelism=3"])
     pipeline = engine.make_pipeline(2, ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--parallelism=3"])
     assert type(pipeline.runner).__name__ == "PortableRunner"
 

@@ -77,7 +77,7 @@ def test_equal_models_give_equal_bytes_and_others_do_not(data: bytes) -> None:
 
 def test_how_tensors_lie_in_memory_does_not_matter(data: bytes) -> None:
     model = build()
-    network = copy.deepcopy(model.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = copy.deepcopy(model.network).to(memory_format=torch.channels_last)
     assert model_to_bytes(Model(model.name, network, model.quantizer, training=model.training)) == data
 
 
@@ -139,10 +139,18 @@ def test_an_unknown_architecture_is_refused(data: bytes, architecture: str) -> N
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("name", None), ("name", 3), ("architecture", ["seed-8x8x8"]), ("training", None), ("training", "x"), ("preprocessing", 1)],
+    [
+        ("name", None),
+        ("name", 3),
+        ("architecture", ["seed-8x8x8"]),
+        ("training", None),
+        ("training", "x"),
+        ("preprocessing", 1),
+    ],
 )
 def test_a_header_without_its_fields_is_refused(data: bytes, field: str, value: object) -> None:
-    assert field in reason_of(edited(data, **{field: value}))
+    fields: dict[str, Any] = {field: value}
+    assert field in reason_of(edited(data, **fields))
 
 
 def test_unknown_preprocessing_is_refused(data: bytes) -> None:
@@ -170,7 +178,7 @@ def test_tensors_that_do_not_fit_are_refused(data: bytes, tensors: dict[str, tor
 
 
 def test_pickles_are_refused_and_not_run() -> None:
-    ran = []
+    ran: list[int] = []
 
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:

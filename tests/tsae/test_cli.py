@@ -206,24 +206,45 @@ def test_help_imports_nothing_heavy() -> None:
         assert command in done.stdout
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_job_leaves_no_archive(tmp_path: Path, number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_an_interrupted_job_leaves_no_archive_and_can_be_finished(tmp_path: Path, number: signal.Signals, code: int) -> None:
     (tmp_path / "in").mkdir()
     image = io.BytesIO()
     Image.fromarray(next(draw_signs(1)).image).save(image, "PNG")
-    for i in range(6000):
+    for i in range(5000):
         (tmp_path / "in" / f"{i}.png").write_bytes(image.getvalue())
-    command = [sys.executable, "-m", "tsae", "compress", str(tmp_path / "in"), str(tmp_path / "archive"), "--workers=1"]
+    archive = tmp_path / "archive"
+    command = [sys.executable, "-m", "tsae", "compress", str(tmp_path / "in"), str(archive), "--workers=1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
         deadline = time.monotonic() + 60
-        while not (tmp_path / "archive" / "job" / "listing.parquet").exists() and time.monotonic() < deadline:
+        while not list(archive.glob("job/done/*.json")) and time.monotonic() < deadline:
             time.sleep(0.01)
-        time.sleep(0.5)
         os.kill(job.pid, number)
         _, err = job.communicate(timeout=60)
     assert job.returncode == code, err
     assert "Traceback" not in err
-    assert not (tmp_path / "archive" / "manifest.json").exists()
+    assert not (archive / "manifest.json").exists()
+    (tmp_path / "in" / "later.png").write_bytes(image.getvalue())
+    assert main(command[3:]) == 2
+    first = {path: path.stat().st_mtime_ns for path in archive.glob("shards/*")}
+    assert main([*command[3:], "--resume"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    (tmp_path / "in" / "later.png").unlink()
+    assert main(["compress", str(tmp_path / "in"), str(tmp_path / "undisturbed")]) == 0
+    names = {path.relative_to(archive) for path in archive.rglob("*") if path.is_file()}
+    assert names == {p.relative_to(tmp_path / "undisturbed") for p in (tmp_path / "undisturbed").rglob("*") if p.is_file()}
+    assert all((archive / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes() for name in names)
+
+
+def test_resuming_what_is_no_job_or_another_is_refused(
+    signs_dir: Path, archive_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compress", str(signs_dir), str(archive_dir), "--resume"]) == 2
+    assert "no job to resume" in capfd.readouterr().err
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "plan.json").write_text("{")
+    assert main(["compress", str(signs_dir), str(tmp_path), "--resume"]) == 2
+    assert "damaged" in capfd.readouterr().err
 
 
 def test_a_reader_that_has_enough_is_no_error(archive_dir: Path) -> None:

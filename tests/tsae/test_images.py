@@ -34,7 +34,8 @@ FORMATS = ("PNG", "PPM", "BMP", "WEBP", "JPEG")
 
 def file_of(image: Image.Image | Array, file_format: str, **options: Any) -> bytes:
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    options = {"WEBP": {"lossless": True, "exact": True}, "JPEG": {"quality": 95}}.get(file_format, {}) | options
+    usual: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True, "exact": True}, "JPEG": {"quality": 95}}
+    options = usual.get(file_format, {}) | options
     file = io.BytesIO()
     image.save(file, file_format, **options)
     return file.getvalue()
@@ -155,7 +156,8 @@ def test_a_transparent_colour_of_png_is_white(
 def values_16_bit() -> Array:
     """All that matters for rounding: both ends, and both sides of each step of v / 257."""
     steps = np.arange(256)[:, None] * 257 + np.array([-129, -128, 0, 128, 129])
-    return np.clip(steps.ravel(), 0, 65535).astype(np.uint16)
+    values: Array = np.clip(steps.ravel(), 0, 65535).astype(np.uint16)
+    return values
 
 
 def test_16_bit_grey_png_is_rounded() -> None:

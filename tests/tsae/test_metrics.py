@@ -17,8 +17,10 @@ def pairs(count: int = 6, side: int = 17) -> tuple[np.ndarray, np.ndarray]:
 
 def test_they_agree_with_scikit_image() -> None:
     x, x_hat = pairs()
-    np.testing.assert_allclose(mean_squared_error(x, x_hat), [skimage_mse(a, b) for a, b in zip(x, x_hat, strict=True)], rtol=1e-12)
-    expected = [skimage_psnr(a, b, data_range=255) for a, b in zip(x, x_hat, strict=True)]
+    np.testing.assert_allclose(
+        mean_squared_error(x, x_hat), [skimage_mse(a, b) for a, b in zip(x, x_hat, strict=True)], rtol=1e-12
+    )
+    expected = [skimage_psnr(a, b, data_range=255) for a, b in zip(x, x_hat, strict=True)]  # type: ignore[no-untyped-call]
     np.testing.assert_allclose(psnr_db(x, x_hat), expected, rtol=1e-12)
 
 
@@ -57,9 +59,9 @@ def test_shapes_must_fit(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.int16, np.bool_])
 def test_only_uint8_is_taken(dtype: type) -> None:
     x = np.zeros((1, 4, 4, 3), np.uint8)
-    for pair in ((x, x.astype(dtype)), (x.astype(dtype), x)):
+    for a, b in ((x, x.astype(dtype)), (x.astype(dtype), x)):
         with pytest.raises(ValueError, match="uint8"):
-            mean_squared_error(*pair)
+            mean_squared_error(a, b)
 
 
 def test_bits_per_pixel_counts_pixels_not_components() -> None:

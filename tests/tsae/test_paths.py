@@ -39,7 +39,9 @@ def test_join_and_its_inverse(base: str, name: str, path: str) -> None:
     assert paths.relative(path, base) == name
 
 
-@pytest.mark.parametrize(("path", "folder"), [("/ab/c", "/a"), ("/a", "/a"), ("/a/", "/a"), ("/a", "/a/b"), ("memory://ab", "memory://a")])
+@pytest.mark.parametrize(
+    ("path", "folder"), [("/ab/c", "/a"), ("/a", "/a"), ("/a/", "/a"), ("/a", "/a/b"), ("memory://ab", "memory://a")]
+)
 def test_not_below(path: str, folder: str) -> None:
     assert paths.relative(path, folder) is None
 
@@ -145,8 +147,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     assert os.listdir(tmp_path) == ["x"]
     assert TEMPORARY.search(seen[0])
     assert os.path.dirname(seen[0]) == str(tmp_path)  # the same file system, or moving would not be one step
-
-
 
 
 def test_names_as_long_as_a_file_system_allows_can_be_written(tmp_path: Path) -> None:

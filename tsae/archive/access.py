@@ -44,17 +44,7 @@ class ArchiveFiles:
         Raises:
             FormatError: if the file is missing or is another one.
         """
-        try:
-            data = self.folder.read(MODEL_FILE)
-        except OSError as error:
-            raise FormatError(f"{self.folder.path}/{MODEL_FILE}: cannot be read; restore the file") from error
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != self.manifest.model_sha256:
-            wanted = self.manifest.model_sha256
-            raise FormatError(
-                f"{self.folder.path}/{MODEL_FILE}: SHA-256 {digest}, the archive needs {wanted}; restore the file"
-            )
-        return data
+        return self._read(MODEL_FILE, self.manifest.model_sha256)
 
     def shard(self, index: int) -> ShardReader:
         """Opens shard `index`; the last one used stays open.
@@ -122,16 +112,24 @@ class ArchiveFiles:
         """The failures table.
 
         Raises:
-            FormatError: if a file of it cannot be read.
+            FormatError: if a file of it cannot be read, or is not the one that the manifest names.
         """
         found = []
         for entry in self.manifest.failures:
-            source = f"{self.folder.path}/{entry.file}"
-            try:
-                found += failures_from_bytes(self.folder.read(entry.file), source)
-            except OSError as error:
-                raise FormatError(f"{source}: cannot be read ({error.strerror or error}); restore the file") from error
+            found += failures_from_bytes(self._read(entry.file, entry.sha256), f"{self.folder.path}/{entry.file}")
         return sorted(found, key=lambda failure: failure.path)
+
+    def _read(self, name: str, sha256: str) -> bytes:
+        """A whole file, known to be the one that was written."""
+        source = f"{self.folder.path}/{name}"
+        try:
+            data = self.folder.read(name)
+        except OSError as error:
+            raise FormatError(f"{source}: cannot be read ({error.strerror or error}); restore the file") from error
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != sha256:
+            raise FormatError(f"{source}: SHA-256 {digest}, the archive needs {sha256}; restore the file")
+        return data
 
     def close(self) -> None:
         """Closes what is open."""

@@ -1,13 +1,15 @@
 """The steps of compressing: plan, then per shard read, encode and write, then commit. Owns their order of work, no format.
 
-A plan is written to the archive's `job` folder: the model, and the sorted inputs as a Parquet file in which row group
-`i` lists the images of shard `i`. A shard's task is thus one number, however large the job is.
+A plan is written to the archive's `job` folder: its settings, the model, and the sorted inputs as a Parquet file in which
+row group `i` lists the images of shard `i`. A shard's task is thus one number, however large the job is. What a finished
+shard adds to the manifest is kept there, too, so that a killed job can go on.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 import tsae
 from tsae import archive as ar
 from tsae import paths
+from tsae.checkpoint import fingerprint
 from tsae.codec import Codec
 from tsae.errors import ImageError, InputError
 from tsae.images import decode_image, resize
@@ -35,7 +38,11 @@ CHUNK_IMAGES = 256
 REMOTE_READERS = 16
 """Threads that fetch files of one shard from a remote store, where waiting dominates."""
 
+PLAN_FILE = f"{ar.JOB_FOLDER}/plan.json"
+"""Written last of the plan: without it there is nothing to resume."""
+
 LISTING_FILE = f"{ar.JOB_FOLDER}/listing.parquet"
+DONE_FOLDER = f"{ar.JOB_FOLDER}/done"
 JOB_MODEL_FILE = f"{ar.JOB_FOLDER}/{ar.MODEL_FILE}"
 
 
@@ -45,7 +52,9 @@ class CompressJob:
 
     Attributes:
         archive: Where the archive is written.
+        source: The INPUT, absolute.
         root: Folder that keys are relative to.
+        shards: Number of shards.
         model_sha256: Digest of the model file in the job folder.
         device: "cpu" or "cuda".
         skipped: Input files passed over because of their endings.
@@ -54,12 +63,26 @@ class CompressJob:
     """
 
     archive: ar.Folder
+    source: str
     root: str
+    shards: int
     model_sha256: str
     device: str
     skipped: int
     unlisted: ar.FileEntry | None
     progress: SharedCount | None = None
+
+    def to_json(self) -> str:
+        """What `resume` needs to make the job again, the archive's place excepted."""
+        fields = {**dataclasses.asdict(self), "unlisted": self.unlisted and dataclasses.asdict(self.unlisted)}
+        return json.dumps({name: value for name, value in fields.items() if name not in ("archive", "progress")}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: bytes, archive: ar.Folder) -> CompressJob:
+        """Reads `to_json`'s text."""
+        fields = json.loads(text)
+        unlisted = fields.pop("unlisted")
+        return cls(archive, **fields, unlisted=unlisted and ar.FileEntry(**unlisted))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,6 +127,13 @@ class ShardResult:
     failures: ar.FileEntry | None
     source_bytes: int
 
+    @classmethod
+    def from_json(cls, text: bytes) -> ShardResult:
+        """Reads the JSON object of the fields that `write_shard` leaves in the job folder."""
+        fields = json.loads(text)
+        shard, failures = fields.pop("shard"), fields.pop("failures")
+        return cls(**fields, shard=shard and ar.ShardEntry(**shard), failures=failures and ar.FileEntry(**failures))
+
 
 def check_output(source: str, archive: str, overwrite: bool) -> None:
     """Refuses to write where something would be lost or read again.
@@ -124,13 +154,13 @@ def check_output(source: str, archive: str, overwrite: bool) -> None:
     if files.exists(path) and not files.isdir(path):
         raise InputError(f"{archive}: is a file; name a new or empty folder for the archive")
     found = ar.Folder(place).sizes_bytes()
-    if not found:
-        return
-    kind = "an archive" if ar.MANIFEST_FILE in found else "an unfinished job" if LISTING_FILE in found else None
-    if kind is None:
-        raise InputError(f"{archive}: holds something else ({min(found)}); choose a new or empty folder")
-    if not overwrite:
-        raise InputError(f"{archive}: holds {kind} already; replace it with --overwrite, or choose another folder")
+    others = [name for name in found if not name.startswith((f"{ar.JOB_FOLDER}/", "shards/", "failures/"))]
+    kind = "an unfinished job" if PLAN_FILE in found else "an archive" if ar.MANIFEST_FILE in found else None
+    if kind is None and others:
+        raise InputError(f"{archive}: holds something else ({min(others)}); choose a new or empty folder")
+    if kind is not None and not overwrite:
+        finish = "finish it with --resume, " if kind == "an unfinished job" else ""
+        raise InputError(f"{archive}: holds {kind} already; {finish}replace it with --overwrite, or choose another folder")
 
 
 def count_shards(images: int) -> int:
@@ -138,23 +168,70 @@ def count_shards(images: int) -> int:
     return -(-images // SHARD_IMAGES)
 
 
-def plan(listing: Listing, archive: ar.Folder, model_file: bytes, model_sha256: str, device: str) -> CompressJob:
+def plan(source: str, listing: Listing, archive: ar.Folder, model_file: bytes, device: str) -> CompressJob:
     """Writes the job folder, with the inputs cut into `count_shards` shards as equal as can be.
 
     Args:
-        listing: The inputs.
+        source: The INPUT.
+        listing: What it names.
         archive: Where the archive will be.
         model_file: The model's bytes.
-        model_sha256: Their digest.
         device: "cpu" or "cuda".
 
     Raises:
         InputError: if the job folder cannot be written.
     """
+    archive.remove(ar.JOB_FOLDER)
+    shards, model_sha256 = count_shards(len(listing.keys)), fingerprint(model_file)
     ar.write(archive, JOB_MODEL_FILE, model_file)
     ar.write(archive, LISTING_FILE, _listing_to_bytes(listing))
-    unlisted = _write_failures(archive, count_shards(len(listing.keys)), listing.failures)
-    return CompressJob(archive, listing.root, model_sha256, device, listing.skipped, unlisted)
+    unlisted = _write_failures(archive, shards, listing.failures)
+    job = CompressJob(archive, paths.absolute(source), listing.root, shards, model_sha256, device, listing.skipped, unlisted)
+    ar.write(archive, PLAN_FILE, job.to_json().encode())
+    return job
+
+
+def resume(source: str, archive: ar.Folder) -> CompressJob:
+    """Takes up the plan of a killed job.
+
+    Args:
+        source: The INPUT; it must be the killed job's.
+        archive: Where the archive will be.
+
+    Returns:
+        The job as it was planned.
+
+    Raises:
+        InputError: if there is no such job, or it was for another input.
+    """
+    try:
+        job = CompressJob.from_json(archive.read(PLAN_FILE), archive)
+    except FileNotFoundError as error:
+        raise InputError(f"{archive.path}: has no job to resume; run the command without --resume") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{archive.path}/{PLAN_FILE}: damaged; start anew with --overwrite") from error
+    if job.source != paths.absolute(source):
+        raise InputError(f"{archive.path}: its job was for {job.source}; name that, or start anew with --overwrite")
+    return job
+
+
+def count_images(job: CompressJob, shards: Iterable[int]) -> int:
+    """Number of images listed for some of the shards of a job."""
+    with job.archive.open(LISTING_FILE) as file:
+        metadata = pq.ParquetFile(file).metadata
+        return sum(metadata.row_group(shard).num_rows for shard in shards)
+
+
+def finished_shards(job: CompressJob) -> dict[int, ShardResult]:
+    """Results that the job's earlier runs left, by shard; only those whose files are still there."""
+    sizes_bytes, finished = job.archive.sizes_bytes(), {}
+    for name in sizes_bytes:
+        if name.startswith(f"{DONE_FOLDER}/"):
+            result = ShardResult.from_json(job.archive.read(name))
+            entries = [entry for entry in (result.shard, result.failures) if entry]
+            if all(sizes_bytes.get(entry.file) == entry.bytes for entry in entries):
+                finished[result.number] = result
+    return finished
 
 
 def _listing_to_bytes(listing: Listing) -> bytes:
@@ -274,7 +351,10 @@ def write_shard(encoded: EncodedShard, job: CompressJob) -> ShardResult:
         name, sha256 = ar.write_digested(job.archive, "shards", encoded.shard, data)
         stream_bytes = sum(map(len, encoded.records.streams))
         entry = ar.ShardEntry(name, len(keys), len(data), sha256, keys[0], keys[-1], stream_bytes)
-    return ShardResult(encoded.shard, entry, _write_failures(job.archive, encoded.shard, encoded.failures), encoded.source_bytes)
+    failures = _write_failures(job.archive, encoded.shard, encoded.failures)
+    result = ShardResult(encoded.shard, entry, failures, encoded.source_bytes)
+    ar.write(job.archive, f"{DONE_FOLDER}/{encoded.shard:06d}.json", json.dumps(dataclasses.asdict(result)).encode())
+    return result
 
 
 def _write_failures(archive: ar.Folder, number: int, failures: list[ar.Failure]) -> ar.FileEntry | None:
@@ -289,7 +369,8 @@ def commit_archive(results: Iterable[ShardResult], job: CompressJob) -> ar.Manif
     """Makes the written shards an archive.
 
     Args:
-        results: Of all shards, in any order; a shard that a runner ran twice may come twice.
+        results: Of the shards of this run, in any order; a shard that a runner ran twice may come twice. Those of
+            earlier runs of the job are added.
         job: The job.
 
     Returns:
@@ -298,7 +379,10 @@ def commit_archive(results: Iterable[ShardResult], job: CompressJob) -> ar.Manif
     Raises:
         InputError: if a file cannot be written.
     """
-    unique = dict(sorted({result.number: result for result in results}.items())).values()
+    by_number = finished_shards(job) | {result.number: result for result in results}
+    if by_number.keys() != set(range(job.shards)):
+        raise InputError(f"{job.archive.path}: {len(by_number)} of {job.shards} shards are written; finish it with --resume")
+    unique = [by_number[number] for number in range(job.shards)]
     failures = [*(result.failures for result in unique), job.unlisted]
     codec = load_codec(job)
     manifest = ar.Manifest(

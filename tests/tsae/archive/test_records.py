@@ -114,7 +114,9 @@ def test_a_table_with_an_empty_cell_is_refused(name: str) -> None:
         records_from_table(ONE.to_table().set_column(index, name, column))
 
 
-@pytest.mark.parametrize(("name", "column"), [("width", pa.array(["x"])), ("crc32", pa.array([-1])), ("stream", pa.array([[1]]))])
+@pytest.mark.parametrize(
+    ("name", "column"), [("width", pa.array(["x"])), ("crc32", pa.array([-1])), ("stream", pa.array([[1]]))]
+)
 def test_a_table_of_other_types_is_refused(name: str, column: pa.Array) -> None:
     with pytest.raises(CorruptDataError):
         records_from_table(ONE.to_table().set_column(RECORD_SCHEMA.get_field_index(name), name, column))

@@ -51,7 +51,12 @@ def test_any_records_come_back(rows: dict[str, Any]) -> None:
     keys = sorted(rows)
     widths, heights, labels, codings, streams = zip(*(rows[key] for key in keys), strict=True)
     records = Records(
-        keys, np.array(widths, np.uint32), np.array(heights, np.uint32), list(labels), np.array(codings, np.uint8), list(streams)
+        keys,
+        np.array(widths, np.uint32),
+        np.array(heights, np.uint32),
+        list(labels),
+        np.array(codings, np.uint8),
+        list(streams),
     )
     data = shard_to_bytes(records, METADATA)
     shard = reader_of(data)
@@ -229,7 +234,9 @@ def test_no_longer_damage_goes_unseen(make_records: Make) -> None:
     assert "raised" in outcomes
 
 
-@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1PAR1", b"no parquet, but text\n" * 9, b"\0" * 100, b"\xff" * 12 + b"PAR1"])
+@pytest.mark.parametrize(
+    "data", [b"", b"PAR1", b"PAR1PAR1", b"no parquet, but text\n" * 9, b"\0" * 100, b"\xff" * 12 + b"PAR1"]
+)
 def test_what_is_no_shard_is_refused(data: bytes) -> None:
     with pytest.raises(CorruptDataError, match=r"^some/shard\.parquet: "):
         reader_of(data)

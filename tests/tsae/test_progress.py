@@ -1,0 +1,78 @@
+"""Progress: plain lines where there is no terminal, a bar where there is one, counts from other processes."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tsae import progress
+from tsae.progress import Progress, SharedCount, watch
+
+
+def test_plain_lines_tell_count_rate_and_facts() -> None:
+    stream = io.StringIO()
+    with Progress(10, "doing", "things", stream) as bar:
+        bar.update(4, loss="0.5")
+        bar.update(6)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("doing: 10/10 things, ")
+    assert lines[0].endswith("loss=0.5")
+
+
+def test_plain_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with Progress(100, "doing", stream=stream) as bar:
+        for _ in range(5):
+            now[0] += 6
+            bar.update(10)
+    lines = stream.getvalue().splitlines()
+    assert [line.split(" images")[0] for line in lines] == ["doing: 20/100", "doing: 40/100", "doing: 50/100"]
+    assert "48 s left" in lines[0]
+
+
+@pytest.mark.parametrize(("size", "has_bar"), [((40, 100), True), ((0, 0), False)])
+def test_a_bar_is_drawn_on_a_terminal_that_has_a_size(size: tuple[int, int], has_bar: bool) -> None:
+    import fcntl
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    with os.fdopen(theirs, "w") as stream, Progress(10, "doing", stream=stream) as bar:
+        bar.update(10)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert "doing" in shown
+    assert ("%|" in shown) == has_bar
+
+
+def test_counts_of_several_processes_add_up(tmp_path: Path) -> None:
+    count = SharedCount(str(tmp_path))
+    count.add(5)
+    count.add(7)
+    code = f"from tsae.progress import SharedCount; c = SharedCount({str(tmp_path)!r}); c.add(100); c.add(20)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert count.total() == 132
+
+
+def test_a_count_whose_folder_is_gone_is_no_error(tmp_path: Path) -> None:
+    SharedCount(str(tmp_path / "none")).add(1)
+
+
+def test_watching_shows_the_final_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with watch(30, "doing") as count:
+        count.add(10)
+        count.add(20)
+    assert stream.getvalue().splitlines()[-1].startswith("doing: 30/30 images")
+    assert not os.path.exists(count.folder)
