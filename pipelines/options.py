@@ -42,9 +42,13 @@ def add_compress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|FILE", help="model name or file (default: %(default)s)")
     parser.add_argument("--root", metavar="DIR", help="for a list: the folder that keys are relative to (default: the list's)")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--overwrite", action="store_true", help="start anew; an archive that is there is replaced at the commit")
+    again.add_argument(
+        "--overwrite", action="store_true", help="start anew; an archive that is there is replaced at the commit"
+    )
     again.add_argument("--resume", action="store_true", help="finish a killed job from its own list of inputs")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the network runs (default: auto)")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the network runs (default: auto)"
+    )
     _add_common_arguments(parser)
 
 

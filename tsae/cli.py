@@ -120,7 +120,9 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_train(add("train", _train, "train a model"))
 
     compress = add("compress", _compress, "compress images to an archive", takes_beam_flags=True)
-    compress.add_argument("input", metavar="INPUT", help="folder, glob, or list (.txt, .parquet with a column path); local or URL")
+    compress.add_argument(
+        "input", metavar="INPUT", help="folder, glob, or list (.txt, .parquet with a column path); local or URL"
+    )
     compress.add_argument("archive", metavar="ARCHIVE", help="new or empty folder; local or URL")
     job_options.add_compress_arguments(compress)
 
@@ -167,7 +169,8 @@ def _train(args: argparse.Namespace, flags: list[str]) -> int:
     given = {name: getattr(args, name) for name in ("epochs", "batch_size", "learning_rate") if getattr(args, name) is not None}
     config = TrainConfig(model=args.model, seed=args.seed, device=choose_device(args.device), **given)
     facts = train(args.data, args.out, config, resume=args.resume).training
-    print(f"{args.out}: validation BCE {facts['valid_bce']:.5f}, PSNR {facts['valid_psnr_db']:.2f} dB on {facts['valid_images']} images")
+    quality = f"validation BCE {facts['valid_bce']:.5f}, PSNR {facts['valid_psnr_db']:.2f} dB"
+    print(f"{args.out}: {quality} on {facts['valid_images']} images")
     return 0
 
 

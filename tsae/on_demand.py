@@ -93,5 +93,3 @@ def _write(data: bytes, place: str) -> None:
     except OSError as error:
         raise InputError(f"{place}: cannot be written ({error.strerror or error}); name another place with -o") from error
     print(place, file=sys.stderr)
-
-

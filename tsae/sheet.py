@@ -147,9 +147,7 @@ def _header_height(subtitle: str) -> int:
     return _TITLE_PX + (_SUBTITLE_PX + 12 if subtitle else 0) + 20 + _HEADER_GAP_PX
 
 
-def _lay_out(
-    pictures: int, captions: Sequence[Sequence[str]], title: str, subtitle: str, columns: int, scale: int
-) -> _Layout:
+def _lay_out(pictures: int, captions: Sequence[Sequence[str]], title: str, subtitle: str, columns: int, scale: int) -> _Layout:
     labels = max(_text_width(label, _LABEL_PX) for label in _LABELS[-pictures:])
     return _Layout(
         count=len(captions),

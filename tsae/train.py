@@ -67,7 +67,7 @@ class TrainConfig:
 
 
 def choose_device(wanted: str) -> str:
-    """"auto" becomes "cuda" where a GPU is at hand, else "cpu".
+    """Resolves "auto" to "cuda" where a GPU is at hand, else to "cpu".
 
     Raises:
         InputError: if "cuda" is wanted and there is none.
@@ -266,7 +266,12 @@ def _save(state: _State, path: Path, config: TrainConfig, training: ImageSet) ->
     tensors |= {f"best.{name}": t for name, t in state.best.items()}
     for index, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": t for name, t in moments.items()}
-    facts = {"config": dataclasses.asdict(config), "data": _data_digest(training), "epoch": state.epoch, "best_loss": state.best_loss}
+    facts = {
+        "config": dataclasses.asdict(config),
+        "data": _data_digest(training),
+        "epoch": state.epoch,
+        "best_loss": state.best_loss,
+    }
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     _replace(path, safetensors.torch.save(plain, {"resume": json.dumps(facts)}))
 
@@ -275,7 +280,7 @@ def _restore(state: _State, path: Path, config: TrainConfig, training: ImageSet)
     try:
         with safetensors.safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["resume"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: damaged ({error}); delete it to start anew") from error
     if facts["config"] != dataclasses.asdict(config) or facts["data"] != _data_digest(training):

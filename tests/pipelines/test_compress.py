@@ -30,7 +30,7 @@ def run(source: Path | str, archive: Path | str, *flags: str, **options: object)
 
 
 def streams(archive: tsae.Archive) -> dict[str, bytes]:
-    return {key: archive.record(key).streams[0] for key in archive.keys()}
+    return {key: archive.record(key).streams[0] for key in archive}
 
 
 def write_image(path: Path, seed: int = 0, **options: object) -> Path:
@@ -190,7 +190,7 @@ def as_nobody() -> object:
             yield
             return
         opened = []
-        for path in {parent for path in paths for parent in [path, *path.parents]}:
+        for path in {parent for given in paths for parent in [given, *given.parents]}:
             if path.stat().st_mode & 0o055 != 0o055:
                 opened.append((path, path.stat().st_mode))
                 path.chmod(path.stat().st_mode | 0o055)
@@ -315,7 +315,9 @@ def test_a_full_filesystem_ends_the_job_in_one_line(tmp_path: Path, workers: int
     if mounted.returncode:
         pytest.skip(f"mount: {mounted.stderr.decode()}")
     try:
-        code = "import sys, tsae.jobs.compress as c; c.SHARD_IMAGES = 200; from tsae.cli import main; sys.exit(main(sys.argv[1:]))"
+        code = (
+            "import sys, tsae.jobs.compress as c; c.SHARD_IMAGES = 200; from tsae.cli import main; sys.exit(main(sys.argv[1:]))"
+        )
         archive = tmp_path / "small" / "archive"
         command = [sys.executable, "-c", code, "compress", str(tmp_path / "in"), str(archive), f"--workers={workers}"]
         done = subprocess.run(command, capture_output=True, text=True)

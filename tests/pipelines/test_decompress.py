@@ -126,7 +126,9 @@ def damage(archive: Path, key: str) -> None:
     (archive / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_damaged_record_fails_alone_beside_the_output(archive_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_record_fails_alone_beside_the_output(
+    archive_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     copy = shutil.copytree(archive_dir, tmp_path / "copy")
     with tsae.open_archive(str(archive_dir)) as archive:
         key = list(archive.keys())[11]
@@ -203,7 +205,9 @@ def test_a_hostile_key_is_never_written(key: str, tmp_path: Path) -> None:
     records = Records([key], one, one, [None], one.astype(np.uint8), [bytes(512)])
     data = shard_to_bytes(records, {"format_version": 1, "model_sha256": sha256})
     folder = Folder(str(tmp_path / "x" / "archive"))
-    entry = ShardEntry(*write_digested(folder, "shards", 0, data)[:1], 1, len(data), hashlib.sha256(data).hexdigest(), key, key, 512)
+    entry = ShardEntry(
+        *write_digested(folder, "shards", 0, data)[:1], 1, len(data), hashlib.sha256(data).hexdigest(), key, key, 512
+    )
     preprocessing = Preprocessing().to_json()
     commit(folder, Manifest("seed-8x8x8", sha256, preprocessing, "me", 0, 0, (entry,), ()), model)
     before = tree(tmp_path)

@@ -43,7 +43,9 @@ def test_a_named_runner_is_taken_with_flags_of_its_own() -> None:
     [
         (InputError("a: b [while running 'WriteShard/Map']"), InputError("a: b")),
         (
-            RuntimeError("Traceback ...\ntsae.errors.InputError: first\n...\ntsae.errors.CorruptDataError: k: bad [while running 'x']\n"),
+            RuntimeError(
+                "Traceback ...\ntsae.errors.InputError: first\n...\ntsae.errors.CorruptDataError: k: bad [while running 'x']\n"
+            ),
             CorruptDataError("k: bad"),
         ),
     ],

@@ -73,6 +73,7 @@ def test_equal_models_give_equal_bytes_and_others_do_not(data: bytes) -> None:
     assert model_to_bytes(model_from_bytes(data, "test")) == data
     assert model_to_bytes(build(seed=1)) != data
     assert model_to_bytes(build(epochs=4)) != data
+    assert model_to_bytes(build(epochs=4, seed_of_data=1)) == model_to_bytes(build(seed_of_data=1, epochs=4))
 
 
 def test_how_tensors_lie_in_memory_does_not_matter(data: bytes) -> None:

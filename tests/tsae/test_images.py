@@ -243,6 +243,16 @@ def test_unknown_orientation_and_damaged_exif_leave_the_image_as_it_is() -> None
     assert sizes == {(width, height), (height, width)}
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [struct.pack("<HHI4s", 0x0112, 2, 4, b"abc")] + [struct.pack("<HHIHxx", 0x0112, 3, 1, value) for value in (0, 9, 65535)],
+    ids=["text", "0", "9", "65535"],
+)
+def test_an_orientation_that_is_none_counts_as_upright(entry: bytes) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + bytes(4)  # a TIFF with one entry
+    np.testing.assert_array_equal(pixels_of(file_of(SIGN, "PNG", exif=exif)), SIGN)
+
+
 def test_of_an_animation_the_first_frame_is_taken() -> None:
     frames = [Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (40, 90, 200)]
     for file_format in ("PNG", "WEBP"):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tsae.errors import ImageError, InputError
+from tsae.images import MAX_FILE_BYTES
 from tsae.inputs import list_inputs, read_input
 
 NOBODY = 65534
@@ -160,6 +161,13 @@ def test_a_pipe_named_as_an_image_does_not_hang(tmp_path: Path) -> None:
     assert list_inputs(str(tmp_path)).keys == ["x.png"]
     with pytest.raises(ImageError, match="not a regular file"):
         read_input(str(tmp_path), "x.png")
+
+
+def test_a_file_larger_than_any_honest_image_is_not_read(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    os.truncate(tmp_path / "a.png", MAX_FILE_BYTES + 1)  # sparse: it takes no room on the disk
+    with pytest.raises(ImageError, match=f"more than the {MAX_FILE_BYTES}"):
+        read_input(str(tmp_path), "a.png")
 
 
 def test_an_unreadable_file_is_listed_and_fails_when_it_is_read(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_layers_are_the_seeds() -> None:
     block = ["BatchNorm2d", "ReLU"]
     assert kinds[0] == ["Conv2d", *block, "AvgPool2d", "Conv2d", *block, "AvgPool2d", "Conv2d"]
     assert kinds[1] == ["ConvTranspose2d", *block, "ConvTranspose2d", *block, "Conv2d"]
+    assert all((layer.eps, layer.momentum) == (1e-3, 0.01) for layer in network.modules() if isinstance(layer, nn.BatchNorm2d))
     assert all(layer.kernel_size == (3, 3) for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)))
 
 

@@ -44,16 +44,20 @@ def test_images_run_along_rows_and_do_not_overlap() -> None:
     decoded = random_images(5)
     places = [find(sheet := sheet_of(None, decoded, columns=3), image) for image in decoded]
     (x0, y0), (x1, y1), (x2, y2), (x3, y3), (x4, y4) = places
-    assert y0 == y1 == y2 and y3 == y4 >= y0 + 96
-    assert x1 - x0 == x2 - x1 >= 96 and (x3, x4) == (x0, x1)
-    assert x2 + 96 <= sheet.width and y4 + 96 <= sheet.height
+    assert y0 == y1 == y2
+    assert y3 == y4 >= y0 + 96
+    assert x1 - x0 == x2 - x1 >= 96
+    assert (x3, x4) == (x0, x1)
+    assert x2 + 96 <= sheet.width
+    assert y4 + 96 <= sheet.height
 
 
 def test_another_column_or_row_costs_the_same_each_time() -> None:
     widths = [sheet_of(None, random_images(n), columns=n).width for n in (2, 3, 4)]
     heights = [sheet_of(random_images(n), random_images(n), columns=2).height for n in (2, 3, 4, 5)]
     assert widths[2] - widths[1] == widths[1] - widths[0] >= 96
-    assert heights[1] == heights[2] and heights[3] - heights[2] == heights[1] - heights[0] >= 2 * 96
+    assert heights[1] == heights[2]
+    assert heights[3] - heights[2] == heights[1] - heights[0] >= 2 * 96
 
 
 def test_originals_add_one_picture_to_the_height_of_a_row() -> None:
@@ -101,11 +105,13 @@ def test_text_is_drawn_where_it_belongs() -> None:
 
     top = find(contact_sheet(None, one, [["31.4 dB"]], title="Title", subtitle="Subtitle"), one[0])[1]
     title, subtitle, caption = (
-        differing_rows(**change)
-        for change in ({"title": "Tilte"}, {"subtitle": "Subtilte"}, {"captions": [["31.5 dB"]]})
+        differing_rows(**change) for change in ({"title": "Tilte"}, {"subtitle": "Subtilte"}, {"captions": [["31.5 dB"]]})
     )
-    assert 0 < len(title) and 0 < len(subtitle) and 0 < len(caption)
-    assert title.max() < subtitle.min() and subtitle.max() < top
+    assert len(title) > 0
+    assert len(subtitle) > 0
+    assert len(caption) > 0
+    assert title.max() < subtitle.min()
+    assert subtitle.max() < top
     assert caption.min() >= top + 2 * 96
 
 
@@ -115,7 +121,8 @@ def test_the_legend_names_both_pictures() -> None:
     x, y = find(sheet, one[0])
     ground = np.asarray(sheet)[0, 0]
     beside_original, beside_decoded = (np.asarray(sheet)[y + d : y + d + 96, : x - 2] for d in (0, 100))
-    assert (beside_original != ground).any() and (beside_decoded != ground).any()
+    assert (beside_original != ground).any()
+    assert (beside_decoded != ground).any()
     assert not np.array_equal(beside_original, beside_decoded)
 
 
@@ -123,7 +130,8 @@ def test_the_ground_is_light_and_the_arguments_are_left_alone() -> None:
     originals, decoded = random_images(3, 1), random_images(3, 2)
     kept = originals.copy(), decoded.copy()
     sheet = sheet_of(originals, decoded)
-    assert sheet.mode == "RGB" and np.asarray(sheet)[0, 0].min() > 230
+    assert sheet.mode == "RGB"
+    assert np.asarray(sheet)[0, 0].min() > 230
     np.testing.assert_array_equal(originals, kept[0])
     np.testing.assert_array_equal(decoded, kept[1])
 

@@ -116,7 +116,9 @@ def plan(archive: str, output: str, select: str | None, restore_size: bool, over
     if select is not None and not selected:
         raise InputError(f"--select {select}: matches none of {len(keys)} keys; see them with tsae ls {archive}")
     output_folder = ar.Folder(paths.absolute(output))
-    job = DecompressJob(files.folder, files.manifest.sha256, output_folder, select, restore_size, overwrite, find_whole_names(keys))
+    job = DecompressJob(
+        files.folder, files.manifest.sha256, output_folder, select, restore_size, overwrite, find_whole_names(keys)
+    )
     return job, len(files.manifest.shards), selected
 
 

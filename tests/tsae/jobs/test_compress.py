@@ -30,9 +30,7 @@ def run(shard: int, job: compress.CompressJob) -> compress.ShardResult:
     return compress.write_shard(compress.encode_images(compress.read_images(shard, job), job), job)
 
 
-def test_the_shards_of_a_plan_hold_each_image_once(
-    signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_shards_of_a_plan_hold_each_image_once(signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compress, "SHARD_IMAGES", 9)
     job = plan(signs_dir, tmp_path / "archive")
     parts = [compress.read_images(shard, job).keys for shard in range(5)]

@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from tsae.errors import CorruptDataError
 from tsae.jobs.decompress import check_key, find_whole_names, output_name
 
-PARTS = st.lists(st.sampled_from(["a", "b", "a.png", "a.jpg", "a.png.png", "a.jpg.png", "b.bmp", ".png", "a.png.jpg"]), min_size=1, max_size=3)
+PARTS = st.lists(
+    st.sampled_from(["a", "b", "a.png", "a.jpg", "a.png.png", "a.jpg.png", "b.bmp", ".png", "a.png.jpg"]),
+    min_size=1,
+    max_size=3,
+)
 
 
 def is_file_tree(names: list[str]) -> bool:
