@@ -21,6 +21,7 @@ from fsspec.utils import glob_translate
 
 from tsae import paths
 from tsae.archive.failures import Failure
+from tsae.archive.records import key_fault
 from tsae.errors import ImageError, InputError
 from tsae.images import ENDINGS, MAX_FILE_BYTES
 
@@ -51,11 +52,10 @@ class Listing:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def _add(self, key: str) -> None:
-        if _is_utf8(key):
-            self.keys.append(key)
+        if fault := key_fault(key):
+            self.failures.append(Failure(_printable(key), "list", "InputError", fault))
         else:
-            message = "the name is not UTF-8, which a key must be; rename the file"
-            self.failures.append(Failure(_printable(key), "list", "InputError", message))
+            self.keys.append(key)
 
     def _finish(self, source: str) -> Listing:
         """Sorts, drops repetitions, reads labels; a listing without any image is refused."""

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tsae import archive as ar
 from tsae import paths
 from tsae.errors import CorruptDataError, InputError
 from tsae.images import PIL_FORMATS, encode_image
-from tsae.jobs.decompress import check_key
 from tsae.reader import open_archive
 
 FORMATS = (*PIL_FORMATS, "npy")
@@ -69,7 +69,7 @@ def _is_file(output: str | None, keys: int) -> bool:
 def _place(key: str, output: str | None, is_file: bool, file_format: str) -> str:
     if is_file and output is not None:
         return output
-    check_key(key)
+    ar.check_key(key)
     name = f"{posixpath.splitext(key)[0]}.{file_format}"
     return paths.join(output, name) if output is not None else posixpath.basename(name)
 

@@ -327,11 +327,11 @@ def test_a_line_that_is_not_utf_8_is_a_failure(tmp_path: Path) -> None:
     assert [(failure.path, failure.stage) for failure in listing.failures] == [("caf%E9.png", "list")]
 
 
-def test_a_line_with_a_zero_byte_fails_when_it_is_read(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_bytes(b"a\0b.png\n")
+def test_a_line_with_a_zero_byte_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"a\0b.png\nc.png\n")
     listing = list_inputs(str(tmp_path / "list.txt"))
-    with pytest.raises(ImageError, match="zero byte"):
-        read_input(listing.root, listing.keys[0])
+    assert listing.keys == ["c.png"]
+    assert [(failure.path, failure.stage) for failure in listing.failures] == [("a\0b.png", "list")]
 
 
 def test_a_parquet_list(tmp_path: Path) -> None:

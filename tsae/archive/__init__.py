@@ -21,7 +21,9 @@ from tsae.archive.manifest import write as write
 from tsae.archive.manifest import write_digested as write_digested
 from tsae.archive.records import Coding as Coding
 from tsae.archive.records import Records as Records
+from tsae.archive.records import check_key as check_key
 from tsae.archive.records import concatenate as concatenate
+from tsae.archive.records import key_fault as key_fault
 from tsae.archive.shards import ShardReader as ShardReader
 from tsae.archive.shards import shard_to_bytes as shard_to_bytes
 from tsae.paths import Folder as Folder

@@ -34,6 +34,27 @@ RECORD_SCHEMA = pa.schema(
 )
 
 
+def key_fault(key: str) -> str | None:
+    """Why a string cannot be a key, or None if it can: keys become file names, on any machine, below any folder."""
+    try:
+        key.encode("utf-8")
+    except UnicodeEncodeError:
+        return "the name is not UTF-8, which a key must be; rename the file"
+    if "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+        return "the name is no relative path below a folder, which a key must be; rename the file"
+    return None
+
+
+def check_key(key: str) -> None:
+    """Refuses what is stored as a key but cannot be one.
+
+    Raises:
+        CorruptDataError: with the fault.
+    """
+    if fault := key_fault(key):
+        raise CorruptDataError(f"key {key!r}: {fault}")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
     """Records of N images, by column.

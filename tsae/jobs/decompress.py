@@ -154,16 +154,6 @@ def output_name(key: str, whole_names: frozenset[str]) -> str:
     return key + OUTPUT_ENDING if key in whole_names else short_name(key)
 
 
-def check_key(key: str) -> None:
-    """Refuses keys that would leave the output folder or that no filesystem takes.
-
-    Raises:
-        CorruptDataError: if the key is empty, absolute, has empty, `.` or `..` parts, or a NUL.
-    """
-    if not key or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
-        raise CorruptDataError(f"key {key!r} is no relative path below a folder; nothing is written for it")
-
-
 def read_records(shard: int, job: DecompressJob) -> ShardRecords:
     """Reads the records of a shard whose images are still missing.
 
@@ -231,7 +221,7 @@ def decode_images(shard: ShardRecords, job: DecompressJob) -> DecodedShard:
     codec = load_codec(job)
     try:
         for key in shard.records.keys:
-            check_key(key)
+            ar.check_key(key)
         return DecodedShard(shard.records, codec.decode(shard.records), shard.present, shard.failures)
     except CorruptDataError:
         return _decode_one_by_one(shard, codec)
@@ -242,7 +232,7 @@ def _decode_one_by_one(shard: ShardRecords, codec: Codec) -> DecodedShard:
     good, failures = [], list(shard.failures)
     for row, key in enumerate(shard.records.keys):
         try:
-            check_key(key)
+            ar.check_key(key)
             codec.latents(shard.records.take([row]))
             good.append(row)
         except CorruptDataError as error:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tsae.archive import Coding, Records
+from tsae.archive import Coding, Records, check_key
 from tsae.archive.records import RECORD_SCHEMA, records_from_table
 from tsae.errors import CorruptDataError
 
@@ -127,3 +127,14 @@ def test_text_that_is_not_utf_8_is_refused(name: str) -> None:
     column = pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff"))
     with pytest.raises(CorruptDataError, match="UTF-8"):
         records_from_table(ONE.to_table().set_column(RECORD_SCHEMA.get_field_index(name), name, column))
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", ".", "..", "a/../b", "a/./b", "a\0b"])
+def test_keys_that_leave_the_folder_are_refused(key: str) -> None:
+    with pytest.raises(CorruptDataError):
+        check_key(key)
+
+
+@pytest.mark.parametrize("key", ["a", "a/b.png", "..a/b..", "...", " ", "a b\n.png", "ü"])
+def test_odd_but_harmless_keys_are_taken(key: str) -> None:
+    check_key(key)
