@@ -30,6 +30,9 @@ from tsae.progress import Progress
 from tsae.quantize import LatentQuantizer, fit_quantizer
 
 EVALUATION_BATCH = 256
+PROGRESS_STEPS = 50
+"""Steps between two signs of progress: reading the loss makes a GPU wait."""
+
 QUANTIZER_IMAGES = 8192
 """Training images that the quantiser's ranges are fitted to; more changed no range by a percent."""
 
@@ -189,7 +192,7 @@ def _train_epoch(state: _State, config: TrainConfig, x: Tensor, progress: Progre
     """One pass in an order that follows from seed and epoch alone; returns the mean loss."""
     order = torch.from_numpy(np.random.default_rng((config.seed, state.epoch)).permutation(len(x))).to(x.device)
     steps = -(-len(x) // config.batch_size)
-    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    shown, total = 0, torch.zeros((), dtype=torch.float64, device=x.device)
     state.network.train()
     for step in range(steps):
         for group in state.optimizer.param_groups:
@@ -200,8 +203,10 @@ def _train_epoch(state: _State, config: TrainConfig, x: Tensor, progress: Progre
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
         total += loss.detach() * len(batch)
-        if step % 50 == 49 or step == steps - 1:  # reading the loss waits for the GPU: not every step
-            progress.update(min((step % 50 + 1) * config.batch_size, len(x)), epoch=state.epoch + 1, loss=f"{loss.item():.4f}")
+        done = min((step + 1) * config.batch_size, len(x))
+        if step % PROGRESS_STEPS == 0 or done == len(x):
+            progress.update(done - shown, epoch=state.epoch + 1, loss=f"{loss.item():.4f}")
+            shown = done
     return total.item() / len(x)
 
 

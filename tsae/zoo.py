@@ -29,7 +29,7 @@ class ZooEntry:
 ZOO = {
     "seed-8x8x8": ZooEntry(
         "seed-8x8x8.safetensors",
-        "ae7d1b8a9a0c48f24667777a82bc876595ddf120b3c2f69bc14f422cdb501199",
+        "290e7f15eb2d409cb6c64706a97c36d786f0d1dbf1b46c09bc88df914a886d6d",
         "seed-8x8x8.md",
     ),
 }
