@@ -14,11 +14,11 @@ from pipelines.transforms import CommitArchive, EncodeImages, ListShards, ReadIm
 from tsae import archive as ar
 from tsae import paths
 from tsae.checkpoint import fingerprint, model_from_bytes
+from tsae.codec import choose_device
 from tsae.errors import InputError
 from tsae.inputs import list_inputs
-from tsae.jobs.compress import CompressJob, check_output, count_images, finished_shards, plan, resume
+from tsae.jobs.plan import CompressJob, check_output, count_images, finished_shards, plan, resume
 from tsae.progress import watch
-from tsae.train import choose_device
 from tsae.zoo import read_model_file
 
 
@@ -44,17 +44,16 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> ar.Manifest:
     Raises:
         TsaeError: if input, output, model or flags cannot be used, or writing fails. The archive is not changed then.
     """
-    engine.check_flags(flags)
+    engine.check_flags(flags, options.workers)
     job = _resume(options) if options.resume else _plan(options)
     finished = finished_shards(job)
     left = [number for number in range(job.shards) if number not in finished]
     images = count_images(job, left)
     is_shared = not any(path.startswith("memory://") for path in (options.input, options.archive))
     workers = engine.choose_workers(options.workers, options.cores, images, len(left), is_shared)
-    pipeline = engine.make_pipeline(workers, flags)
     with watch(images, "compressing") as progress:
-        build(pipeline, dataclasses.replace(job, progress=progress), left)
-        engine.run(pipeline)
+        job = dataclasses.replace(job, progress=progress)
+        engine.run(lambda pipeline: build(pipeline, job, left), workers, flags)
     return ar.read_manifest(job.archive)
 
 
@@ -63,7 +62,6 @@ def _plan(options: CompressOptions) -> CompressJob:
     model_file = read_model_file(options.model)
     model_from_bytes(model_file, options.model)
     device = choose_device(options.device)
-    engine.check_workers(options.workers)
     check_output(options.input, options.archive, options.overwrite)
     listing = list_inputs(options.input, options.root)
     for note in listing.notes:
@@ -76,7 +74,7 @@ def _resume(options: CompressOptions) -> CompressJob:
     job = resume(options.input, ar.Folder(paths.absolute(options.archive)))
     if fingerprint(read_model_file(options.model)) != job.model_sha256:
         raise InputError(f"{options.archive}: its job uses another model; give the killed command, with --resume")
-    return job
+    return dataclasses.replace(job, device=choose_device(options.device))
 
 
 if __name__ == "__main__":

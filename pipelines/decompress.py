@@ -37,15 +37,14 @@ def run(options: DecompressOptions, flags: Sequence[str] = ()) -> dict[str, int]
     Raises:
         TsaeError: if archive, output or flags cannot be used, or writing fails; what is written so far stays.
     """
-    engine.check_flags(flags)
+    engine.check_flags(flags, options.workers)
     job, shards, images = plan(options.archive, options.output, options.select, options.restore_size, options.overwrite)
     load_codec(job)  # refuses an unusable model before anything is written
     is_shared = not any(path.startswith("memory://") for path in (options.archive, options.output))
     workers = engine.choose_workers(options.workers, options.cores, images, shards, is_shared)
-    pipeline = engine.make_pipeline(workers, flags)
     with watch(images, "decompressing") as progress:
-        build(pipeline, dataclasses.replace(job, progress=progress), list(range(shards)))
-        return engine.run(pipeline)
+        job = dataclasses.replace(job, progress=progress)
+        return engine.run(lambda pipeline: build(pipeline, job, list(range(shards))), workers, flags)
 
 
 if __name__ == "__main__":

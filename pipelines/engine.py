@@ -7,32 +7,25 @@ named because Beam's own default, DirectRunner, picks among three engines by the
 from __future__ import annotations
 
 import argparse
-import atexit
-import functools
+import contextlib
+import io
 import logging
-import pathlib
 import re
-import shlex
-import shutil
-import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners import create_runner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from pipelines.local import WorkerProcesses
 from tsae import errors
 from tsae.errors import InputError, TsaeError
 
 SMALL_JOB_IMAGES = 16384
 """Below this, starting worker processes (about 5 s of imports each) costs more than they save at 2,000 images/s."""
 
-LOG_LINES = 50
-"""Lines of a worker's log that are shown when it ended for a reason that is not ours."""
-
-LOCAL_RUNNERS = {"FnApiRunner", "DirectRunner", "BundleBasedDirectRunner", "PrismRunner"}
+LOCAL_RUNNERS = {"fnapirunner", "directrunner", "bundlebaseddirectrunner", "prismrunner"}
 
 
 def choose_workers(wanted: int | None, cores: int, images: int, shards: int, is_shared: bool) -> int:
@@ -44,105 +37,96 @@ def choose_workers(wanted: int | None, cores: int, images: int, shards: int, is_
         images: In the job.
         shards: In the job: more workers than shards have nothing to do.
         is_shared: Whether all paths can be seen by other processes; `memory://` cannot.
-
-    Raises:
-        InputError: if fewer than one is wanted.
     """
-    check_workers(wanted)
     if not is_shared or (wanted is None and images < SMALL_JOB_IMAGES):
         return 1
     return max(1, min(cores if wanted is None else wanted, shards))
 
 
-def check_workers(wanted: int | None) -> None:
-    """Refuses a number of workers that makes no sense.
-
-    Raises:
-        InputError: if fewer than one is wanted.
-    """
-    if wanted is not None and wanted < 1:
-        raise InputError(f"--workers {wanted}: at least 1 is needed; leave it out to use all cores")
-
-
-def check_flags(flags: Sequence[str]) -> None:
-    """Refuses flags that Beam does not know, unless a remote runner is named, which may know more.
-
-    Raises:
-        InputError: if there is one.
-    """
-    unknown = _unknown(flags)
-    is_local = not _names_runner(flags) or PipelineOptions(list(flags)).view_as(StandardOptions).runner in LOCAL_RUNNERS
-    if unknown and is_local:
-        raise InputError(f"{unknown[0]}: neither a flag of this command nor of Beam; see --help")
-
-
-def _names_runner(flags: Sequence[str]) -> bool:
-    return any(flag == "--runner" or flag.startswith("--runner=") for flag in flags)
-
-
-def make_pipeline(workers: int, flags: Sequence[str]) -> beam.Pipeline:
-    """An empty pipeline on the runner that the flags name, or else on the local engine.
+def check_flags(flags: Sequence[str], workers: int | None) -> None:
+    """Refuses flags that Beam does not know, unless a remote runner is named, which may know more, and odd combinations.
 
     Args:
-        workers: Processes of the local engine; not used where `flags` name a runner.
         flags: Beam flags of the user.
+        workers: What the user gave as `--workers`, which is for the local engine.
+
+    Raises:
+        InputError: if one cannot be used.
     """
-    if _names_runner(flags):
-        return beam.Pipeline(options=PipelineOptions(list(flags)))
-    return beam.Pipeline(_local_runner(workers), PipelineOptions([*flags, f"--direct_num_workers={workers}"]))
-
-
-def _local_runner(workers: int) -> FnApiRunner:
-    if workers == 1:
-        return FnApiRunner()
-    command = shlex.join([sys.executable, "-m", "pipelines.worker", _worker_logs()])
-    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command))
-
-
-@functools.cache
-def _worker_logs() -> str:
-    """A folder for the logs of worker processes, which goes when this process ends."""
-    folder = tempfile.mkdtemp(prefix="tsae-workers-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    unknown, runner = _unknown(flags), _runner_name(flags)
+    if unknown and (runner is None or runner.lower() in LOCAL_RUNNERS):
+        raise InputError(f"{unknown[0]}: neither a flag of this command nor of Beam; see --help")
+    if runner is not None and workers is not None:
+        raise InputError(f"--workers {workers}: is for the local engine; {runner} has flags of its own for that")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers}: at least 1 is needed; leave it out to use all cores")
+    try:
+        create_runner(runner or "FnApiRunner")
+    except (ValueError, ImportError) as error:
+        raise InputError(f"--runner={runner}: Beam has none of that name ({' '.join(str(error).split())})") from error
 
 
 def _unknown(flags: Sequence[str]) -> list[str]:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
-    return parser.parse_known_args(list(flags))[1]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as message:
+            return parser.parse_known_args(list(flags))[1]
+    except argparse.ArgumentError as error:
+        raise InputError(f"{error}; see Beam's documentation of its flags") from error
+    except SystemExit as error:
+        raise InputError(f"{message.getvalue().strip().splitlines()[-1]}; see Beam's documentation of its flags") from error
+
+
+def _runner_name(flags: Sequence[str]) -> str | None:
+    is_named = any(flag == "--runner" or flag.startswith("--runner=") for flag in flags)
+    return str(PipelineOptions(list(flags)).view_as(StandardOptions).runner) if is_named else None
 
 
 REMOTE_ERROR = re.compile(r"tsae\.errors\.(?P<kind>\w+): (?P<message>.*?)(?: \[while running .*)?$", re.MULTILINE)
 """How a `TsaeError` looks in the traceback text that runners with processes raise."""
 
 
-def run(pipeline: beam.Pipeline) -> dict[str, int]:
-    """Runs a pipeline to its end.
+def run(build: Callable[[beam.Pipeline], object], workers: int, flags: Sequence[str]) -> dict[str, int]:
+    """Builds a pipeline, and runs it to its end on the runner that the flags name, or else on the local engine.
+
+    Args:
+        build: Adds the transforms.
+        workers: Processes of the local engine; not used where `flags` name a runner.
+        flags: Beam flags, known to `check_flags`.
 
     Returns:
-        Its counters by name.
+        The pipeline's counters by name.
 
     Raises:
-        TsaeError: what a step raised, wherever it ran.
+        TsaeError: what a step raised, wherever it ran, or that a worker process ended.
     """
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs each error's traceback; ours is one line
+    if _runner_name(flags) is not None:
+        return _run(build, beam.Pipeline(options=PipelineOptions(list(flags))))
+    options = PipelineOptions([*flags, f"--direct_num_workers={workers}"])
+    if workers == 1:
+        return _run(build, beam.Pipeline(FnApiRunner(), options))
+    processes = WorkerProcesses()
+    try:
+        with processes.watch():
+            return _run(build, beam.Pipeline(processes.runner(), options))
+    finally:
+        processes.close()
+
+
+def _run(build: Callable[[beam.Pipeline], object], pipeline: beam.Pipeline) -> dict[str, int]:
+    build(pipeline)
     try:
         result = pipeline.run()
         result.wait_until_finish()
     except Exception as error:
         original = find_tsae_error(error)
         if original is None:
-            _print_worker_logs()
             raise
         raise original from error
     return {counter.key.metric.name: counter.result for counter in result.metrics().query()["counters"]}
-
-
-def _print_worker_logs() -> None:
-    for log in pathlib.Path(_worker_logs()).iterdir():
-        print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-LOG_LINES:], sep="\n", file=sys.stderr)
 
 
 def find_tsae_error(error: BaseException) -> TsaeError | None:

@@ -9,6 +9,11 @@ import os
 from tsae.config import DEFAULT_MODEL
 
 
+def usable_cores() -> int:
+    """Cores that this process may use, which in a container can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclasses.dataclass(frozen=True)
 class CompressOptions:
     """What `compress` is asked for; see `add_compress_arguments` for the meanings."""
@@ -21,7 +26,7 @@ class CompressOptions:
     resume: bool = False
     device: str = "auto"
     workers: int | None = None
-    cores: int = os.cpu_count() or 1
+    cores: int = dataclasses.field(default_factory=usable_cores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,7 @@ class DecompressOptions:
     restore_size: bool = False
     overwrite: bool = False
     workers: int | None = None
-    cores: int = os.cpu_count() or 1
+    cores: int = dataclasses.field(default_factory=usable_cores)
 
 
 def add_compress_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,8 +14,8 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from tsae.jobs import compress, decompress
-from tsae.jobs.compress import CompressJob
 from tsae.jobs.decompress import DecompressJob, WriteResult
+from tsae.jobs.plan import CompressJob
 
 
 @dataclasses.dataclass

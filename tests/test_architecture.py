@@ -17,7 +17,7 @@ LAYERS = [
     {"tsae.archive", "tsae.inputs", "pipelines.options", "pipelines.worker"},
     {"tsae.model", "tsae.checkpoint", "tsae.zoo", "tsae.data"},
     {"tsae.codec", "tsae.reader"},
-    {"tsae.train", "tsae.jobs", "tsae.demo", "tsae.on_demand", "pipelines.transforms", "pipelines.engine"},
+    {"tsae.train", "tsae.jobs", "tsae.demo", "tsae.on_demand", "pipelines.transforms", "pipelines.engine", "pipelines.local"},
     {"tsae.cli", "tsae.__main__", "pipelines.compress", "pipelines.decompress"},
 ]
 

@@ -9,14 +9,22 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tsae import __version__
 from tsae.config import DEFAULT_MODEL
 from tsae.errors import TsaeError
 
-EXIT_FAILURES, EXIT_REFUSED = 1, 2
+if TYPE_CHECKING:
+    from tsae.archive import Failure
+
+EXIT_FAILURES, EXIT_REFUSED, EXIT_BUG = 1, 2, 70
+
+
+SHOWN_FAILURES = 5
+"""Failures that a command prints; the table has all of them."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; None takes the process's own.
 
     Returns:
-        Exit code: 0 done, 1 some inputs failed or keys are not there, 2 refused, 130 or 143 interrupted.
+        Exit code: 0 done, 1 some inputs failed or keys are not there, 2 refused, 70 a bug, 130 or 143 interrupted.
     """
     return _guarded(_parse, sys.argv[1:] if argv is None else argv)
 
@@ -45,6 +53,7 @@ def main_of_pipeline(command: str, argv: Sequence[str]) -> int:
 
 def _guarded(parse: Callable[[Sequence[str]], tuple[argparse.Namespace, list[str]]], argv: Sequence[str]) -> int:
     """Runs what was parsed, and turns every expected end into an exit code and at most one line."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     args, flags = parse(argv)
     with _catch_signals() as received:
         try:
@@ -55,20 +64,31 @@ def _guarded(parse: Callable[[Sequence[str]], tuple[argparse.Namespace, list[str
         except BrokenPipeError:  # whoever read our output has enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        except BaseException:  # Beam turns the interruption of a step into another exception
+        except BaseException as error:  # Beam turns the interruption of a step into another exception
+            if not received and isinstance(error, Exception):
+                return _report_bug()
             if not received:
                 raise
             print("tsae: interrupted", file=sys.stderr)
             return 128 + received[0]
 
 
+def _report_bug() -> int:
+    """Prints a traceback; its exit code is not that of failed images."""
+    traceback.print_exc()
+    print(f"tsae {__version__}: this is a bug; please report it with the lines above", file=sys.stderr)
+    return EXIT_BUG
+
+
 @contextlib.contextmanager
 def _catch_signals() -> Iterator[list[int]]:
-    """Within the block SIGINT and SIGTERM interrupt, and are added to the list that it yields."""
+    """Within the block SIGINT and SIGTERM interrupt, and are added to the list that it yields; a second one ends at once."""
     received: list[int] = []
 
     def interrupt(signum: int, frame: Any) -> NoReturn:
         received.append(signum)
+        if len(received) > 1:
+            os._exit(128 + signum)
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -164,7 +184,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace, flags: list[str]) -> int:
-    from tsae.train import TrainConfig, choose_device, train
+    from tsae.codec import choose_device
+    from tsae.train import TrainConfig, train
 
     given = {name: getattr(args, name) for name in ("epochs", "batch_size", "learning_rate") if getattr(args, name) is not None}
     config = TrainConfig(model=args.model, seed=args.seed, device=choose_device(args.device), **given)
@@ -177,6 +198,7 @@ def _train(args: argparse.Namespace, flags: list[str]) -> int:
 def _compress(args: argparse.Namespace, flags: list[str]) -> int:
     from pipelines import compress
     from pipelines import options as job_options
+    from tsae.reader import open_archive
 
     started_s = time.monotonic()
     manifest = compress.run(job_options.compress_options(args), flags)
@@ -184,14 +206,15 @@ def _compress(args: argparse.Namespace, flags: list[str]) -> int:
     skipped = f", {manifest.skipped} other files skipped" if manifest.skipped else ""
     print(f"{args.archive}: {manifest.images} images{_failed(failed)}{skipped}, {_rate(manifest.images, seconds)}")
     if failed:
-        print(f"what failed, and why: {args.archive}/failures", file=sys.stderr)
+        with open_archive(args.archive) as archive:
+            _show_failures(archive.failures(), f"{args.archive}/failures")
     return EXIT_FAILURES if failed and not args.allow_failures else 0
 
 
 def _decompress(args: argparse.Namespace, flags: list[str]) -> int:
     from pipelines import decompress
     from pipelines import options as job_options
-    from tsae.jobs.decompress import failures_file
+    from tsae.jobs.decompress import failures_file, read_failures
 
     started_s = time.monotonic()
     counts = decompress.run(job_options.decompress_options(args), flags)
@@ -200,8 +223,15 @@ def _decompress(args: argparse.Namespace, flags: list[str]) -> int:
     there = f", {present} there already" if present else ""
     print(f"{args.output}: {written} images written{there}{_failed(failed)}, {_rate(written, seconds)}")
     if failed:
-        print(f"what failed, and why: {failures_file(args.output)}", file=sys.stderr)
+        _show_failures(read_failures(args.output), failures_file(args.output))
     return EXIT_FAILURES if failed and not args.allow_failures else 0
+
+
+def _show_failures(failures: Sequence[Failure], table: str) -> None:
+    """Prints the first failures, and where all of them are."""
+    for failure in failures[:SHOWN_FAILURES]:
+        print(f"{_printable(failure.path)}: {failure.message}", file=sys.stderr)
+    print(f"all {len(failures)} failures: {table}", file=sys.stderr)
 
 
 def _failed(count: int) -> str:

@@ -190,9 +190,3 @@ def _listed_tracks(data: Path) -> set[int] | None:
 def _hashed_share(name: object) -> float:
     digest = hashlib.sha256(str(name).encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def to_network_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Images uint8 `[N, H, W, 3]` to what networks take: float32 `[N, 3, H, W]` in 0..1, channels last in memory."""
-    scaled: NDArray[np.float32] = images.astype(np.float32) / np.float32(255)
-    return np.moveaxis(scaled, 3, 1)

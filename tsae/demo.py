@@ -18,6 +18,7 @@ from tsae.signs import write_signs
 
 DEMO_IMAGES = 300
 SHEET_IMAGES = 48
+MARKER_TEXT = "A demo of tsae: run again, it writes over the files beside this one.\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,11 @@ class DemoFolders:
     """Where a demo's files are."""
 
     base: Path
+
+    @property
+    def marker(self) -> Path:
+        """The file that tells a demo's folder from all others."""
+        return self.base / ".tsae-demo"
 
     @property
     def images(self) -> Path:
@@ -53,16 +59,22 @@ def draw_images(folders: DemoFolders) -> None:
     Raises:
         InputError: if the folder holds anything but an earlier demo, or cannot be written.
     """
-    if folders.base.exists() and not folders.base.is_dir():
-        raise InputError(f"{folders.base}: is a file; name a new or empty folder with --out")
-    found = {path.name for path in folders.base.iterdir()} if folders.base.exists() else set()
-    own = {path.name for path in (folders.images, folders.archive, folders.decompressed, folders.sheet)}
-    if found - own - {f"{folders.decompressed.name}.failures.parquet"}:
-        raise InputError(f"{folders.base}: holds something else ({min(found - own)}); name a new or empty folder with --out")
     try:
+        _claim(folders)
         write_signs(folders.images, DEMO_IMAGES)
     except OSError as error:
         raise InputError(f"{folders.base}: cannot be written ({error.strerror}); name another folder with --out") from error
+
+
+def _claim(folders: DemoFolders) -> None:
+    """Marks a new or empty folder as a demo's, or finds the mark of an earlier one."""
+    if folders.base.exists() and not folders.base.is_dir():
+        raise InputError(f"{folders.base}: is a file; name a new or empty folder with --out")
+    folders.base.mkdir(parents=True, exist_ok=True)
+    found = min((path.name for path in folders.base.iterdir()), default=None)
+    if found is not None and not folders.marker.is_file():
+        raise InputError(f"{folders.base}: holds something else ({found}); name a new or empty folder with --out")
+    folders.marker.write_text(MARKER_TEXT)
 
 
 def show_result(folders: DemoFolders, archive: Archive) -> NDArray[np.float64]:

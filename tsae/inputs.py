@@ -38,7 +38,6 @@ class Listing:
         keys: Sorted by code point, which is also the order of their UTF-8 bytes; no key twice.
         failures: What was found but cannot be an input.
         skipped: Number of files passed over because of their endings.
-        repeated: Number of times that a list named an image again.
         labels: Key to label, where the input has labels.
         notes: Lines that the user should see.
     """
@@ -47,7 +46,6 @@ class Listing:
     keys: list[str] = dataclasses.field(default_factory=list)
     failures: list[Failure] = dataclasses.field(default_factory=list)
     skipped: int = 0
-    repeated: int = 0
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -60,7 +58,9 @@ class Listing:
     def _finish(self, source: str) -> Listing:
         """Sorts, drops repetitions, reads labels; a listing without any image is refused."""
         unique = sorted(set(self.keys))
-        self.repeated, self.keys = len(self.keys) - len(unique), unique
+        if repeated := len(self.keys) - len(unique):
+            self.notes.append(f"{source}: names {repeated} images more than once; each is compressed once")
+        self.keys = unique
         if not self.keys and not self.failures:
             skipped = f" ({self.skipped} files with other endings)" if self.skipped else ""
             raise InputError(f"{source}: no image found{skipped}; images end in {' '.join(sorted(ENDINGS))}")
@@ -95,9 +95,12 @@ def list_inputs(source: str, root: str | None = None) -> Listing:
         InputError: if the source is not there, cannot be read, names no image, or paths of a list lie outside the root.
     """
     files, path = paths.filesystem(source)
+    is_list = files.isfile(path)
+    if root is not None and not is_list and (files.isdir(path) or WILDCARDS & set(source)):
+        raise InputError(f"--root {root}: is for lists; {source} is none, its keys follow from it")
     if files.isdir(path):
         listing = _list_folder(paths.absolute(source))
-    elif files.isfile(path):
+    elif is_list:
         listing = _list_file(paths.absolute(source), root)
     elif WILDCARDS & set(source):
         listing = _list_glob(source)

@@ -1,4 +1,4 @@
-"""Measures of distortion and rate. Owns the formulas only; the data range is always explicit."""
+"""Measures of distortion. Owns the formulas only; the data range is always explicit."""
 
 from __future__ import annotations
 
@@ -42,8 +42,3 @@ def psnr_db(x: NDArray[np.uint8], x_hat: NDArray[np.uint8]) -> NDArray[np.float6
     """
     with np.errstate(divide="ignore"):
         return np.asarray(10.0 * np.log10(255.0**2 / mean_squared_error(x, x_hat)))
-
-
-def bits_per_pixel(total_bytes: int, images: int, size_px: int) -> float:
-    """Rate of `images` square images of `size_px` a side stored in `total_bytes`, in bits per pixel (not component)."""
-    return 8.0 * total_bytes / (images * size_px * size_px)

@@ -9,9 +9,17 @@ from __future__ import annotations
 import copy
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def to_network_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Images uint8 `[N, H, W, 3]` to what networks take: float32 `[N, 3, H, W]` in 0..1, channels last in memory."""
+    scaled = images.astype(np.float32) / np.float32(255)
+    return np.asarray(scaled.transpose(0, 3, 1, 2))
 
 
 class SeedAutoencoder(nn.Module):

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from tsae import archive as ar
 from tsae import paths
 from tsae.errors import CorruptDataError, InputError
-from tsae.images import PIL_FORMATS, encode_image
-from tsae.reader import open_archive
+from tsae.images import encode_image
+from tsae.reader import Archive, open_archive
 
-FORMATS = (*PIL_FORMATS, "npy")
 ENDINGS = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg", ".npy": "npy"}
 STANDARD_OUTPUT = "-"
 
@@ -25,53 +24,132 @@ STANDARD_OUTPUT = "-"
 def get_images(archive_path: str, keys: Sequence[str], output: str | None, file_format: str | None) -> list[str]:
     """Decodes the images of some keys, and nothing else, and writes them.
 
+    A file that the user named is replaced; a file whose name was made from a key is not.
+
     Args:
         archive_path: Path or URL of the archive.
-        keys: What to decode.
+        keys: What to decode; a key given twice counts once.
         output: A file, a folder (`/` at the end, or there already, or for several keys), "-", or None for the current
             folder.
-        file_format: One of `FORMATS`, or None to follow the ending of the file, else PNG.
+        file_format: "png", "webp", "jpeg" or "npy", or None to follow the ending of the file, else PNG.
 
     Returns:
         A line for each key that could not be had; the others are written.
 
     Raises:
-        InputError: if the output cannot be used.
+        InputError: if the output cannot be used; nothing is written if that can be known before.
         FormatError: if the archive or its model cannot be used.
     """
+    keys = list(dict.fromkeys(keys))
     is_file = _is_file(output, len(keys))
-    if output is not None and is_file and file_format is None:
-        file_format = ENDINGS.get(os.path.splitext(output)[1].lower(), "png")
-    lines = []
+    file_format = file_format or _format_of(output if is_file else None)
     with open_archive(archive_path) as archive:
-        for key in keys:
+        records, lines = _read_records(archive, keys)
+        for key, place in _find_places(list(records), output, is_file, file_format).items():
             try:
-                data = _encode(archive[key], file_format or "png")
-                _write(data, _place(key, output, is_file, file_format or "png"))
-            except KeyError:
-                lines.append(f"{key}: not in {archive_path}; see its keys with tsae ls")
+                _write(_encode(archive.decode_records(records[key])[0], file_format), place)
             except CorruptDataError as error:
                 lines.append(str(error))
     return lines
 
 
 def _is_file(output: str | None, keys: int) -> bool:
-    """Whether the output is a single file (or standard output)."""
+    """Whether the output is a single file (or standard output) rather than a folder."""
     if output is None:
         return False
+    if not output:
+        raise InputError("-o '': an empty name is no place; name a file, a folder, or - for standard output")
     if output == STANDARD_OUTPUT:
         if keys > 1:
             raise InputError(f"-o -: {keys} images cannot share standard output; name a folder, or one key")
         return True
-    return keys == 1 and not output.endswith("/") and not os.path.isdir(output)
+    system, path = paths.filesystem(output)
+    is_folder = system.isdir(path)
+    if keys == 1 and not output.endswith("/") and not is_folder:
+        return True
+    if not is_folder and system.exists(path):
+        raise InputError(f"{output}: is a file, where a folder is needed; name another place with -o")
+    return False
 
 
-def _place(key: str, output: str | None, is_file: bool, file_format: str) -> str:
+def _format_of(file: str | None) -> str:
+    """The format that a file's ending asks for; PNG where there is no file or no ending."""
+    ending = os.path.splitext(file or "")[1]
+    if ending and ending.lower() not in ENDINGS:
+        raise InputError(f"{file}: the ending is none of {', '.join(ENDINGS)}; use one of them, or give --format")
+    return ENDINGS.get(ending.lower(), "png")
+
+
+def _read_records(archive: Archive, keys: Sequence[str]) -> tuple[dict[str, ar.Records], list[str]]:
+    """The record of each key that has an intact one, and a line for each other key."""
+    records, lines = {}, []
+    for key in keys:
+        try:
+            records[key] = archive.record(key)
+            ar.check_key(key)
+        except KeyError:
+            lines.append(f"{key}: not in {archive.path}; see its keys with tsae ls")
+        except CorruptDataError as error:
+            records.pop(key, None)
+            lines.append(str(error))
+    return records, lines
+
+
+def _find_places(keys: list[str], output: str | None, is_file: bool, file_format: str) -> dict[str, str]:
+    """Where the image of each key goes.
+
+    Raises:
+        InputError: if two would meet, or something is there that must not be replaced.
+    """
     if is_file and output is not None:
-        return output
-    ar.check_key(key)
-    name = f"{posixpath.splitext(key)[0]}.{file_format}"
-    return paths.join(output, name) if output is not None else posixpath.basename(name)
+        _check_replaceable(output)
+        return dict.fromkeys(keys, output)
+    if output is None:
+        places = {key: posixpath.basename(_short_name(key, file_format)) for key in keys}
+        _check_apart(places, "with -o DIR/")
+    else:
+        names = _names_in_folder(keys, file_format)
+        _check_apart(names, "by giving each its own -o FILE")
+        places = {key: paths.join(output, name) for key, name in names.items()}
+    for place in places.values():
+        _check_free(place)
+    return places
+
+
+def _short_name(key: str, file_format: str) -> str:
+    return f"{posixpath.splitext(key)[0]}.{file_format}"
+
+
+def _names_in_folder(keys: list[str], file_format: str) -> dict[str, str]:
+    """The key with its ending replaced, or kept as well where outputs would meet else; as decompressing names them."""
+    from tsae.jobs.decompress import find_whole_names  # imports torch
+
+    whole = find_whole_names(keys)
+    return {key: f"{key}.{file_format}" if key in whole else _short_name(key, file_format) for key in keys}
+
+
+def _check_apart(names: dict[str, str], remedy: str) -> None:
+    """Refuses names of which one is another, or a folder that another lies in."""
+    owners = {name: key for key, name in names.items()}
+    for key, name in names.items():
+        parts = name.split("/")
+        for end in range(1, len(parts) + 1):
+            place = "/".join(parts[:end])
+            if (other := owners.get(place, key)) != key:
+                raise InputError(f"{place}: the outputs of {key} and {other} would meet there; keep them apart {remedy}")
+
+
+def _check_free(place: str) -> None:
+    system, path = paths.filesystem(place)
+    if system.exists(path):
+        raise InputError(f"{place}: is there already; replace it with -o {place}, or name another folder with -o DIR/")
+
+
+def _check_replaceable(output: str) -> None:
+    """Refuses devices and pipes: writing in one step would put a file in their place."""
+    system, path = paths.filesystem(output)
+    if output != STANDARD_OUTPUT and system.exists(path) and not system.isfile(path):
+        raise InputError(f"{output}: is no regular file; name another, or - for standard output")
 
 
 def _encode(image: NDArray[np.uint8], file_format: str) -> bytes:

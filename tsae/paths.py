@@ -1,17 +1,19 @@
 """One way to reach files, local or remote (`s3://`, `gs://`, `memory://` ...), through fsspec. Owns no format.
 
-A string with `scheme://` is a URL; anything else is a local path, taken literally.
+A string with `scheme://` is a URL, `file://` excepted; anything else is a local path, taken literally.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import re
 import stat
 import threading
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -22,9 +24,17 @@ from tsae.errors import InputError
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
+LOCAL_URL = re.compile(r"^(file|local)://")
+
+
+def _plain(path: str) -> str:
+    """A `file://` URL as the local path that it names, so that nothing treats it as remote; others as they are."""
+    return LOCAL_URL.sub("", path)
+
+
 def is_url(path: str) -> bool:
     """Whether `path` is a URL rather than a local path."""
-    return bool(URL.match(path))
+    return bool(URL.match(_plain(path)))
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -34,7 +44,7 @@ def filesystem(path: str) -> tuple[Any, str]:
         InputError: if the URL's scheme is unknown or its driver is not installed.
     """
     if not is_url(path):
-        return _local(), os.path.abspath(path)
+        return _local(), os.path.abspath(_plain(path))
     try:
         files, name = fsspec.core.url_to_fs(path)
         return files, str(name)
@@ -55,7 +65,7 @@ def join(base: str, name: str) -> str:
 def absolute(path: str) -> str:
     """The same path, not depending on the current folder, with no `/` at its end; URLs stay as they are otherwise."""
     if not is_url(path):
-        return os.path.abspath(path)
+        return os.path.abspath(_plain(path))
     scheme, separator, rest = path.partition("://")
     return scheme + separator + rest.rstrip("/")
 
@@ -139,14 +149,14 @@ class Folder:
         files, path = self._reach(name)
         return bool(files.exists(path))
 
-    def read(self, name: str) -> bytes:
-        """The bytes of a file.
+    def read(self, name: str, most_bytes: int | None = None) -> bytes:
+        """The bytes of a file, or the first of them.
 
         Raises:
             OSError: if it cannot be read.
         """
         files, path = self._reach(name)
-        return bytes(files.cat_file(path))
+        return bytes(files.cat_file(path, end=most_bytes))
 
     def open(self, name: str) -> Any:
         """A seekable binary file object for reading, not buffered further.
@@ -179,11 +189,26 @@ class Folder:
         found = files.find(base, detail=True)
         return {name[len(base.rstrip("/")) + 1 :]: facts["size"] for name, facts in found.items()}
 
-    def remove(self, name: str) -> None:
-        """Removes a file, or a folder with all in it, if it is there."""
-        files, path = self._reach(name)
-        if files.exists(path):
-            files.rm(path, recursive=True)
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes files, as far as they are there, and the folders below this one that are empty then.
+
+        Raises:
+            OSError: if one cannot be removed.
+        """
+        names = list(names)
+        for name in names:
+            files, path = self._reach(name)
+            with contextlib.suppress(FileNotFoundError):
+                files.rm_file(path)
+        if not is_url(self.path):
+            _remove_empty(self.path, {parent for name in names for parent in PurePosixPath(name).parents})
+
+
+def _remove_empty(folder: str, names: Iterable[PurePosixPath]) -> None:
+    for name in sorted(names, key=lambda path: -len(path.parts)):
+        if name.parts:
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.join(folder, name))
 
 
 TEMPORARY = re.compile(r"(?:^|/)\.tsae-\d+-\d+\.tmp$")

@@ -6,10 +6,13 @@ runs `NAME.resume.safetensors`, from which a killed run goes on and ends, on the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
-import os
+import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +23,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tsae import paths
 from tsae.checkpoint import Model, model_to_bytes
 from tsae.config import DEFAULT_MODEL
-from tsae.data import ImageSet, load_images, split_images, to_network_input
+from tsae.data import ImageSet, load_images, split_images
 from tsae.errors import InputError, ModelError
 from tsae.metrics import psnr_db
-from tsae.model import NETWORKS, SeedAutoencoder
+from tsae.model import NETWORKS, SeedAutoencoder, to_network_input
 from tsae.progress import Progress
 from tsae.quantize import LatentQuantizer, fit_quantizer
+
+MODEL_ENDING = ".safetensors"
+SEEDS = 2**63
+"""How many there are: what torch and numpy both take."""
 
 EVALUATION_BATCH = 256
 PROGRESS_STEPS = 50
@@ -46,7 +54,7 @@ class TrainConfig:
         epochs: Passes over the training images.
         batch_size: Images per step.
         learning_rate: Adam's highest rate: reached after one epoch, then lowered to nothing along a half cosine.
-        seed: Of the initial weights and of the order of the images.
+        seed: Of the initial weights and of the order of the images; 0 to 2^63 - 1.
         device: "cpu" or "cuda".
     """
 
@@ -67,17 +75,10 @@ class TrainConfig:
             raise InputError(f"model {self.model!r}: no such architecture; choose one of {', '.join(NETWORKS)}")
         if min(self.epochs, self.batch_size) < 1:
             raise InputError(f"epochs {self.epochs}, batch size {self.batch_size}: both must be at least 1")
-
-
-def choose_device(wanted: str) -> str:
-    """Resolves "auto" to "cuda" where a GPU is at hand, else to "cpu".
-
-    Raises:
-        InputError: if "cuda" is wanted and there is none.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda: this torch sees no GPU; use --device cpu, or auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+        if not 0 <= self.seed < SEEDS:
+            raise InputError(f"seed {self.seed}: outside 0 to {SEEDS - 1}; choose one within")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise InputError(f"learning rate {self.learning_rate}: not a number above 0; try {TrainConfig.learning_rate}")
 
 
 @dataclasses.dataclass(eq=False)
@@ -96,7 +97,7 @@ def train(data: str | Path, out: str | Path, config: TrainConfig, *, resume: boo
 
     Args:
         data: See `tsae.data.load_images`.
-        out: The model file to write.
+        out: The model file to write, ending in `.safetensors`.
         config: The recipe.
         resume: Whether to go on from the resume file of a killed run, if there is one.
 
@@ -104,23 +105,34 @@ def train(data: str | Path, out: str | Path, config: TrainConfig, *, resume: boo
         The model, with the weights that did best on the validation images.
 
     Raises:
-        InputError: if the data or the output cannot be used.
+        InputError: if the data or the output cannot be used, there is a model or an unfinished run that would be lost,
+            or the loss is no number any more.
         ModelError: if the resume file is damaged or comes from another recipe or other data.
     """
     files = _Files(Path(out))
-    if not files.model.parent.is_dir():
-        raise InputError(f"{files.model.parent}: no such folder for the model; create it first")
+    files.check(resume)
     training, validation = split_images(load_images(data), data)
     torch.manual_seed(config.seed)
-    state = _start(config, steps=-(-len(training) // config.batch_size) * config.epochs)
+    state = _start(config)
     if resume and files.resume.exists():
         _restore(state, files.resume, config, training)
     files.keep_log(state.epoch)
     _run(state, config, training, validation, files)
     state.network.load_state_dict(state.best)
     model = _finish(state, config, training, validation, files)
-    files.resume.unlink(missing_ok=True)
+    with _writing(files.resume):
+        files.resume.unlink(missing_ok=True)
     return model
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Within the block, the operating system's errors are about writing `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be written ({reason}); make room there, or name another place with --out") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,17 +153,52 @@ class _Files:
     def resume(self) -> Path:
         return self.model.with_suffix(".resume.safetensors")
 
+    def check(self, resume: bool) -> None:
+        """Refuses places that cannot be written, and to write over what a run has left.
+
+        Raises:
+            InputError: with the file and what to do.
+        """
+        with _writing(self.model):
+            self._check_name()
+        with _writing(self.resume):
+            self._check_state(resume)
+            self._try_writing()
+
+    def _check_name(self) -> None:
+        if self.model.is_dir():
+            raise InputError(f"{self.model}: is a folder; name a file in it that ends in {MODEL_ENDING}")
+        if self.model.suffix != MODEL_ENDING:
+            raise InputError(f"{self.model}: does not end in {MODEL_ENDING}, as models do; add the ending")
+        if not self.model.parent.is_dir():
+            raise InputError(f"{self.model.parent}: no such folder for the model; create it first")
+
+    def _check_state(self, resume: bool) -> None:
+        if self.resume.exists():
+            if not resume:
+                raise InputError(f"{self.resume}: from a run that did not end; finish it with --resume, or delete it")
+        elif self.model.exists():
+            raise InputError(f"{self.model}: already trained; delete it to train anew, or name another file with --out")
+
+    def _try_writing(self) -> None:
+        """Writes what every epoch will write, the file with the longest name, and leaves it as it was."""
+        is_there = self.resume.exists()
+        paths.replace_file(self.resume, self.resume.read_bytes() if is_there else b"")
+        if not is_there:
+            self.resume.unlink()
+
     def keep_log(self, epochs: int) -> None:
         """Drops what a killed run logged after its last resume file."""
-        lines = self.log.read_text().splitlines()[:epochs] if epochs and self.log.exists() else []
-        self.log.write_text("".join(f"{line}\n" for line in lines))
+        with _writing(self.log):
+            lines = self.log.read_text().splitlines()[:epochs] if epochs and self.log.exists() else []
+            self.log.write_text("".join(f"{line}\n" for line in lines))
 
     def append_log(self, entry: dict[str, Any]) -> None:
-        with self.log.open("a") as log:
+        with _writing(self.log), self.log.open("a") as log:
             log.write(json.dumps(entry) + "\n")
 
 
-def _start(config: TrainConfig, steps: int) -> _State:
+def _start(config: TrainConfig) -> _State:
     network = NETWORKS[config.model]().to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return _State(network, torch.optim.Adam(network.parameters(), lr=config.learning_rate))
 
@@ -175,6 +222,8 @@ def _run(state: _State, config: TrainConfig, training: ImageSet, validation: Ima
             seconds = time.monotonic() - started_s
             bce, psnrs = evaluate(state.network, validation.images, config.device)
             state.epoch += 1
+            if not math.isfinite(bce):
+                raise InputError(f"validation loss {bce} after epoch {state.epoch}: no number; lower the learning rate")
             if bce < state.best_loss:
                 state.best_loss = bce
                 state.best = {name: t.detach().cpu().clone() for name, t in state.network.state_dict().items()}
@@ -241,7 +290,8 @@ def _finish(state: _State, config: TrainConfig, training: ImageSet, validation: 
     facts = {"train_images": len(training), "valid_images": len(validation), "valid_bce": bce, "valid_psnr_db": mean_psnr_db}
     network = state.network.cpu()
     model = Model(config.model, network, _fit(network, training), training={**dataclasses.asdict(config), **facts})
-    _replace(files.model, model_to_bytes(model))
+    with _writing(files.model):
+        paths.replace_file(files.model, model_to_bytes(model))
     _plot(files)
     return model
 
@@ -253,16 +303,7 @@ def _fit(network: SeedAutoencoder, training: ImageSet) -> LatentQuantizer:
     return fit_quantizer(np.concatenate([network.analysis(torch.from_numpy(to_network_input(p))).numpy() for p in parts]))
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Writes a file in one step, so that a kill leaves the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
 def _data_digest(training: ImageSet) -> str:
-    import hashlib
-
     return hashlib.sha256("\0".join(training.keys).encode("utf-8", "surrogateescape") + training.images.tobytes()).hexdigest()
 
 
@@ -278,7 +319,8 @@ def _save(state: _State, path: Path, config: TrainConfig, training: ImageSet) ->
         "best_loss": state.best_loss,
     }
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    _replace(path, safetensors.torch.save(plain, {"resume": json.dumps(facts)}))
+    with _writing(path):
+        paths.replace_file(path, safetensors.torch.save(plain, {"resume": json.dumps(facts)}))
 
 
 def _restore(state: _State, path: Path, config: TrainConfig, training: ImageSet) -> None:
@@ -321,4 +363,5 @@ def _plot(files: _Files) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel("binary cross-entropy (nats per component)")
     axes.legend(frameon=False)
-    figure.savefig(files.plot, dpi=150)
+    with _writing(files.plot):
+        figure.savefig(files.plot, dpi=150)

@@ -67,7 +67,7 @@ def test_worker_count_and_runner_change_no_byte(
 ) -> None:
     run(signs_dir, tmp_path / "direct", "--runner=DirectRunner")
     assert files_of(tmp_path / "direct") == files_of(archive_dir)
-    monkeypatch.setattr("tsae.jobs.compress.SHARD_IMAGES", 9)
+    monkeypatch.setattr("tsae.jobs.plan.SHARD_IMAGES", 9)
     run(signs_dir, tmp_path / "one", workers=1)
     run(signs_dir, tmp_path / "two", workers=2)
     assert len(files_of(tmp_path / "one")) == 2 + 5
@@ -315,9 +315,7 @@ def test_a_full_filesystem_ends_the_job_in_one_line(tmp_path: Path, workers: int
     if mounted.returncode:
         pytest.skip(f"mount: {mounted.stderr.decode()}")
     try:
-        code = (
-            "import sys, tsae.jobs.compress as c; c.SHARD_IMAGES = 200; from tsae.cli import main; sys.exit(main(sys.argv[1:]))"
-        )
+        code = "import sys, tsae.jobs.plan as c; c.SHARD_IMAGES = 200; from tsae.cli import main; sys.exit(main(sys.argv[1:]))"
         archive = tmp_path / "small" / "archive"
         command = [sys.executable, "-c", code, "compress", str(tmp_path / "in"), str(archive), f"--workers={workers}"]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -368,3 +366,80 @@ def test_failures_are_plain_parquet(tmp_path: Path) -> None:
 def test_an_unknown_url_scheme_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be reached"):
         run("nonsense://bucket/in", tmp_path / "archive")
+
+
+@pytest.mark.parametrize("name", ["shards/data.tar", "job/thesis.txt", "failures/log.csv", "shards/000000-mine.parquet"])
+def test_files_in_folders_of_our_names_are_not_taken_for_ours(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    assert name in refused(folder, tmp_path / "out", capfd)
+    assert name in refused(folder, tmp_path / "out", capfd, "--overwrite")
+
+
+def test_files_beside_an_archive_survive_its_replacement(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path / "archive")
+    for name in ("shards/notes.txt", "failures/mine.csv"):
+        (tmp_path / "archive" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "archive" / name).write_text("mine")
+    write_image(folder / "new.png", 11)
+    run(folder, tmp_path / "archive", overwrite=True)
+    assert (tmp_path / "archive" / "shards" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "archive" / "failures" / "mine.csv").read_text() == "mine"
+
+
+def test_a_job_that_another_one_replaced_stops(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second starts, with --overwrite, between plan and work of the first: the first must not commit."""
+    from pipelines import engine
+
+    original = engine.run
+
+    def second_then_first(*args: object) -> object:
+        monkeypatch.setattr(engine, "run", original)
+        write_image(folder / "new.png", 11)
+        run(folder, tmp_path / "archive", overwrite=True)
+        return original(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "run", second_then_first)
+    with pytest.raises(InputError, match="another command has written here"):
+        run(folder, tmp_path / "archive")
+    with tsae.open_archive(str(tmp_path / "archive")) as archive:
+        assert "new.png" in list(archive)
+
+
+def test_file_urls_are_local_paths(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(folder / "pipe.png")
+    with run(f"file://{folder}", f"file://{tmp_path}/archive") as archive:
+        assert [failure.path for failure in archive.failures()] == ["pipe.png"]
+        assert len(archive) == 3
+    capfd.readouterr()
+    assert "inside the input" in refused(f"file://{folder}", folder / "archive", capfd)
+
+
+@pytest.mark.parametrize("flags", [["--runner=Bogus"], ["--direct_num_workers=abc"], ["--root=/"], ["--resume"]])
+def test_refused_commands_leave_nothing(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    refused(folder, tmp_path / "archive", capfd, *flags)
+    assert not (tmp_path / "archive").exists()
+
+
+@pytest.mark.parametrize("damage", ["listing.parquet", "model.safetensors", "plan.json"])
+@pytest.mark.parametrize("how", ["gone", "short"])
+def test_a_damaged_job_is_refused_in_one_line(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, damage: str, how: str
+) -> None:
+    from pipelines import engine
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "run", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, tmp_path / "archive")
+    capfd.readouterr()
+    path = tmp_path / "archive" / "job" / damage
+    path.unlink() if how == "gone" else path.write_bytes(path.read_bytes()[:50])
+    assert "--" in refused(folder, tmp_path / "archive", capfd, "--resume")
+    with run(folder, tmp_path / "archive", overwrite=True) as archive:
+        assert len(archive) == 3

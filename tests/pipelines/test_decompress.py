@@ -68,10 +68,43 @@ def test_running_again_writes_only_what_is_missing(archive_dir: Path, tmp_path: 
     first, second, *_ = sorted(before)
     (tmp_path / "out" / first).unlink()
     (tmp_path / "out" / second).write_bytes(b"edited")
-    assert run(archive_dir, tmp_path / "out") == (1, 39, 0)
+    assert run(archive_dir, tmp_path / "out") == (1, 38, 1)
     assert tree(tmp_path / "out") == {**before, second: b"edited"}
+    failures = failures_from_bytes(Path(f"{tmp_path / 'out'}.failures.parquet").read_bytes(), "it")
+    assert [(failure.path, failure.stage) for failure in failures] == [(second, "write")]
     assert run(archive_dir, tmp_path / "out", overwrite=True) == (40, 0, 0)
     assert tree(tmp_path / "out") == before
+
+
+def test_files_of_another_size_are_not_taken_for_outputs(archive_dir: Path, signs_dir: Path, tmp_path: Path) -> None:
+    """Such as the originals themselves, or the outputs of a run with other options."""
+    originals = shutil.copytree(signs_dir, tmp_path / "originals")
+    before = tree(originals)
+    assert run(archive_dir, originals) == (0, 0, 40)
+    assert tree(originals) == before
+    run(archive_dir, tmp_path / "out")
+    assert run(archive_dir, tmp_path / "out", restore_size=True) == (0, 0, 40)
+    assert run(archive_dir, tmp_path / "out", restore_size=True, overwrite=True) == (40, 0, 0)
+    assert run(archive_dir, tmp_path / "out", restore_size=True) == (0, 40, 0)
+
+
+@pytest.fixture
+def three_shards(signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tsae.jobs.plan.SHARD_IMAGES", 15)
+    compress.run(CompressOptions(str(signs_dir), str(tmp_path / "three")))
+    return tmp_path / "three"
+
+
+@pytest.mark.parametrize("what", ["missing", "footer"])
+def test_a_lost_shard_does_not_keep_the_others_from_coming_back(three_shards: Path, tmp_path: Path, what: str) -> None:
+    shard = sorted((three_shards / "shards").iterdir())[1]
+    data = bytearray(shard.read_bytes())
+    data[-40] ^= 1
+    shard.unlink() if what == "missing" else shard.write_bytes(data)
+    written, present, failed = run(three_shards, tmp_path / "out")
+    assert (written, present, failed) == (27, 0, 1)
+    [failure] = failures_from_bytes(Path(f"{tmp_path / 'out'}.failures.parquet").read_bytes(), "it")
+    assert failure.path == f"shards/{shard.name} (13 images)"
 
 
 def test_a_selection_is_written_and_nothing_else(archive_dir: Path, tmp_path: Path) -> None:
@@ -143,7 +176,7 @@ def test_a_damaged_record_fails_alone_beside_the_output(
     assert not table.exists()
 
 
-def test_a_damaged_page_fails_alone(archive_dir: Path, tmp_path: Path) -> None:
+def test_the_images_of_a_damaged_page_are_named(archive_dir: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(archive_dir, tmp_path / "copy")
     with tsae.open_archive(str(archive_dir)) as archive:
         stream = archive.record(next(archive.keys())).streams[0]
@@ -151,9 +184,10 @@ def test_a_damaged_page_fails_alone(archive_dir: Path, tmp_path: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[data.find(stream)] ^= 1
     shard.write_bytes(data)
-    assert run(copy, tmp_path / "out")[2] == 1
-    [failure] = failures_from_bytes(Path(f"{tmp_path / 'out'}.failures.parquet").read_bytes(), "it")
-    assert failure.path == f"shards/{shard.name}#0"
+    assert run(copy, tmp_path / "out") == (0, 0, 40)
+    failures = failures_from_bytes(Path(f"{tmp_path / 'out'}.failures.parquet").read_bytes(), "it")
+    with tsae.open_archive(str(archive_dir)) as archive:
+        assert [failure.path for failure in failures] == list(archive)
 
 
 def test_memory_urls_work_like_folders(archive_dir: Path, tmp_path: Path) -> None:

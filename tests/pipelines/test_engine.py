@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipelines import engine
 from tsae.errors import CorruptDataError, InputError
@@ -27,15 +26,38 @@ def test_workers_follow_the_size_of_the_job(
     assert engine.choose_workers(wanted, cores, images, shards, is_shared) == expected
 
 
-def test_the_local_engine_is_named_and_not_left_to_beam() -> None:
-    assert isinstance(engine.make_pipeline(1, []).runner, FnApiRunner)
-    assert isinstance(engine.make_pipeline(2, ["--job_name=x"]).runner, FnApiRunner)
+def test_the_local_engine_is_named_and_not_left_to_beam(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    monkeypatch.setattr(engine, "_run", lambda build, pipeline: used.append(type(pipeline.runner).__name__) or {})
+    engine.run(lambda pipeline: None, 1, [])
+    engine.run(lambda pipeline: None, 2, ["--job_name=x"])
+    engine.run(lambda pipeline: None, 1, ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--parallelism=3"])
+    assert used == ["FnApiRunner", "FnApiRunner", "PortableRunner"]
 
 
-def test_a_named_runner_is_taken_with_flags_of_its_own() -> None:
-    engine.check_flags(["--runner=PortableRunner", "--job_endpoint=localhost:1", "--parallelism=3"])
-    pipeline = engine.make_pipeline(2, ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--parallelism=3"])
-    assert type(pipeline.runner).__name__ == "PortableRunner"
+def test_a_remote_runner_may_have_flags_of_its_own() -> None:
+    engine.check_flags(["--runner=PortableRunner", "--job_endpoint=localhost:1", "--parallelism=3"], None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "workers", "named"),
+    [
+        (["--nonsense"], None, "--nonsense"),
+        (["--runner=DirectRunner", "--nonsense"], None, "--nonsense"),
+        (["--runner=directrunner", "--nonsense"], None, "--nonsense"),
+        (["--runner=Bogus"], None, "--runner=Bogus"),
+        (["--direct_num_workers=abc"], None, "direct_num_workers"),
+        (["--runner=DirectRunner"], 2, "--workers 2"),
+        ([], 0, "--workers 0"),
+    ],
+)
+def test_flags_that_cannot_be_used_are_refused_in_one_line(
+    flags: list[str], workers: int | None, named: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=named) as refused:
+        engine.check_flags(flags, workers)
+    assert "\n" not in str(refused.value)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -252,3 +252,27 @@ def test_a_reader_that_has_enough_is_no_error(archive_dir: Path) -> None:
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
+
+
+def test_a_terminal_without_utf_8_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "in" / "ü.png")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for command in (["compress", "in", "ärchive"], ["ls", "ärchive"], ["info", "ärchive"]):
+        done = subprocess.run([sys.executable, "-m", "tsae", *command], capture_output=True, env=environment, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_bug_has_an_exit_code_of_its_own(archive_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: object) -> None:
+    monkeypatch.setattr("tsae.reader.open_archive", lambda path: 1 / 0)
+    assert main(["info", str(archive_dir)]) == 70
+
+
+def test_the_first_failures_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(8):
+        (tmp_path / "in" / f"{i}.png").write_bytes(b"")
+    assert main(["compress", str(tmp_path / "in"), str(tmp_path / "archive")]) == 1
+    err = capfd.readouterr().err
+    assert [f"{i}.png: 0 bytes" in err for i in range(8)] == [True] * 5 + [False] * 3
+    assert "all 8 failures" in err

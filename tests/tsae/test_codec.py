@@ -11,10 +11,10 @@ import torch
 from tsae.archive import Records
 from tsae.checkpoint import model_from_bytes
 from tsae.codec import Codec
-from tsae.data import to_network_input
 from tsae.errors import CorruptDataError
 from tsae.images import resize
 from tsae.metrics import psnr_db
+from tsae.model import to_network_input
 from tsae.signs import draw_signs
 from tsae.zoo import read_model_file
 

@@ -5,7 +5,7 @@ import pytest
 from skimage.metrics import mean_squared_error as skimage_mse
 from skimage.metrics import peak_signal_noise_ratio as skimage_psnr
 
-from tsae.metrics import bits_per_pixel, mean_squared_error, psnr_db
+from tsae.metrics import mean_squared_error, psnr_db
 
 
 def pairs(count: int = 6, side: int = 17) -> tuple[np.ndarray, np.ndarray]:
@@ -62,8 +62,3 @@ def test_only_uint8_is_taken(dtype: type) -> None:
     for a, b in ((x, x.astype(dtype)), (x.astype(dtype), x)):
         with pytest.raises(ValueError, match="uint8"):
             mean_squared_error(a, b)
-
-
-def test_bits_per_pixel_counts_pixels_not_components() -> None:
-    assert bits_per_pixel(512, 1, 32) == 4.0
-    assert bits_per_pixel(5_120, 10, 32) == 4.0

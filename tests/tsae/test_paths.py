@@ -125,8 +125,9 @@ def test_folder(remote: bool, tmp_path: Path) -> None:
         assert file.read() == b"o!"
     assert folder.sizes_bytes() == {"a/b.bin": 4, "c": 0}
     assert pickle.loads(pickle.dumps(folder)).sizes_bytes() == {"a/b.bin": 4, "c": 0}  # noqa: S301
-    folder.remove("a")
-    folder.remove("a")
+    folder.remove(["a/b.bin", "none"])
+    folder.remove(["a/b.bin"])
+    assert not folder.exists("a")
     assert folder.sizes_bytes() == {"c": 0}
     with pytest.raises(FileNotFoundError):
         folder.read("a/b.bin")

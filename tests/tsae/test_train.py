@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ import torch
 
 from tsae import train as training
 from tsae.checkpoint import model_from_bytes
+from tsae.codec import choose_device
 from tsae.errors import InputError, ModelError
 from tsae.signs import write_signs
-from tsae.train import TrainConfig, choose_device, train
+from tsae.train import TrainConfig, train
 
 CONFIG = TrainConfig(epochs=3, batch_size=16, learning_rate=1e-3, seed=4)
 
@@ -134,10 +137,129 @@ def test_validation_images_are_never_trained_on(data: Path, tmp_path: Path, monk
     assert len(expected) + len(valid) == 60
 
 
-@pytest.mark.parametrize("wrong", [{"model": "none"}, {"epochs": 0}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model": "none"},
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"seed": -1},
+        {"seed": 2**63},
+        *({"learning_rate": rate} for rate in (0.0, -1e-3, float("nan"), float("inf"))),
+    ],
+)
 def test_a_recipe_out_of_range_is_refused(wrong: dict) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as caught:
         dataclasses.replace(CONFIG, **wrong)
+    assert str(next(iter(wrong.values()))) in str(caught.value)
+
+
+def test_the_largest_seed_trains(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "m.safetensors", dataclasses.replace(CONFIG, seed=2**63 - 1, epochs=1))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lower the learning rate"):
+        train(data, tmp_path / "m.safetensors", dataclasses.replace(CONFIG, learning_rate=1e38))
+
+
+# What a run may write over
+
+
+def refusal(data: Path, out: Path, *, resume: bool = False) -> str:
+    """The message with which a run is refused before it reads any image."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "load_images", None)
+        with pytest.raises(InputError) as caught:
+            train(data, out, CONFIG, resume=resume)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_model_is_not_trained_over(data: Path, tmp_path: Path, resume: bool) -> None:
+    out = tmp_path / "m.safetensors"
+    out.write_bytes(b"a model")
+    assert refusal(data, out, resume=resume).startswith(f"{out}: already trained; delete it to train anew")
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert out.read_bytes() == b"a model"
+
+
+@pytest.mark.parametrize("with_model", [False, True])
+def test_an_unfinished_run_is_not_started_over(data: Path, tmp_path: Path, with_model: bool) -> None:
+    out, left = tmp_path / "m.safetensors", tmp_path / "m.resume.safetensors"
+    left.write_bytes(b"a run")
+    if with_model:
+        out.write_bytes(b"a model")
+    message = refusal(data, out)
+    assert message.startswith(f"{left}: ")
+    assert message.endswith("finish it with --resume, or delete it")
+    assert left.read_bytes() == b"a run"
+
+
+def test_a_run_killed_between_model_and_end_is_finished(
+    data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m.safetensors"
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_plot", killed)
+        with pytest.raises(Killed):
+            train(data, out, CONFIG)
+    assert out.exists()
+    train(data, out, CONFIG, resume=True)
+    assert out.read_bytes() == trained.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.log.jsonl", "m.loss.png", "m.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["model", "model.bin", ".safetensors", "model.safetensors.tmp"])
+def test_another_ending_is_refused(data: Path, tmp_path: Path, name: str) -> None:
+    assert "does not end in .safetensors" in refusal(data, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["folder", "folder.safetensors"])
+def test_a_folder_is_no_model_file(data: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    assert refusal(data, tmp_path / name).startswith(f"{tmp_path / name}: is a folder")
+
+
+@pytest.mark.parametrize("characters", [240, 300])
+def test_a_name_too_long_for_one_of_the_files_is_refused_before_training(data: Path, tmp_path: Path, characters: int) -> None:
+    out = tmp_path / f"{'m' * characters}.safetensors"
+    assert "cannot be written" in refusal(data, out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_takes_no_files_is_refused_before_training(data: Path, tmp_path: Path) -> None:
+    message = refusal(data, Path("/proc/m.safetensors"))
+    assert message.startswith("/proc/m.resume.safetensors: cannot be written")
+
+
+@pytest.mark.parametrize("ending", [".log.jsonl", ".loss.png"])
+def test_a_file_that_cannot_be_written_is_named(data: Path, tmp_path: Path, ending: str) -> None:
+    out = tmp_path / "m.safetensors"
+    out.with_suffix(ending).mkdir()
+    with pytest.raises(InputError) as caught:
+        train(data, out, dataclasses.replace(CONFIG, epochs=1))
+    assert str(caught.value).startswith(f"{out.with_suffix(ending)}: cannot be written")
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".resume.safetensors"])
+def test_a_full_disk_is_said_in_a_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    original, file = training.paths.replace_file, (tmp_path / "m.safetensors").with_suffix(ending)
+
+    def full(path: Path, content: bytes) -> None:
+        if path == file and content:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(path, content)
+
+    monkeypatch.setattr(training.paths, "replace_file", full)
+    with pytest.raises(InputError) as caught:
+        train(data, tmp_path / "m.safetensors", dataclasses.replace(CONFIG, epochs=1))
+    assert str(caught.value).startswith(f"{file}: cannot be written (No space left on device)")
 
 
 def test_a_missing_folder_for_the_model_is_refused_before_training(data: Path, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from tsae.archive.manifest import FileEntry as FileEntry
 from tsae.archive.manifest import Manifest as Manifest
 from tsae.archive.manifest import ShardEntry as ShardEntry
 from tsae.archive.manifest import commit as commit
+from tsae.archive.manifest import is_leftover as is_leftover
 from tsae.archive.manifest import read_manifest as read_manifest
+from tsae.archive.manifest import remove_job as remove_job
 from tsae.archive.manifest import write as write
 from tsae.archive.manifest import write_digested as write_digested
 from tsae.archive.records import Coding as Coding

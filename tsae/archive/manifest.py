@@ -30,6 +30,9 @@ DIGEST_DIGITS = 16
 FILE_NAME = re.compile(rf"(shards|failures)/[0-9]{{6,}}-[0-9a-f]{{{DIGEST_DIGITS}}}\.parquet")
 """What `write_digested` names files, and so what a manifest may name."""
 
+JOB_FILE = re.compile(rf"{JOB_FOLDER}/(plan\.json|listing\.parquet|model\.safetensors|done/[0-9]{{6,}}\.json)")
+"""What a job keeps in its folder while it runs; see `tsae.jobs.plan`."""
+
 JSON_TYPES = {"str": str, "int": int, "dict[str, Any]": dict}
 """Annotations of the fields below to what `json` must have made of them."""
 
@@ -199,7 +202,7 @@ def read_manifest(archive: Folder) -> Manifest:
     try:
         text = archive.read(MANIFEST_FILE)
     except (FileNotFoundError, NotADirectoryError) as error:
-        remedy = "its job did not end; run it again with --overwrite" if archive.exists(JOB_FOLDER) else "name another folder"
+        remedy = "its job did not end; finish it with --resume" if archive.exists(JOB_FOLDER) else "name another folder"
         raise FormatError(f"{archive.path}: not an archive (no {MANIFEST_FILE}); {remedy}") from error
     except OSError as error:
         raise FormatError(
@@ -234,7 +237,18 @@ def _holds(archive: Folder, name: str, data: bytes) -> bool:
 
 
 def _remove_unnamed(archive: Folder, named: set[str]) -> None:
-    archive.remove(JOB_FOLDER)
-    for name in archive.sizes_bytes().keys() - named:
-        if name.startswith(("shards/", "failures/")) or TEMPORARY.search(name):
-            archive.remove(name)
+    archive.remove(name for name in archive.sizes_bytes().keys() - named if is_leftover(name))
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name, if no manifest names it, was left by a job of tsae's; nobody else's is called so."""
+    return bool(FILE_NAME.fullmatch(name) or JOB_FILE.fullmatch(name) or TEMPORARY.search(name))
+
+
+def remove_job(archive: Folder) -> None:
+    """Removes the job folder of an archive, as far as tsae wrote it.
+
+    Raises:
+        OSError: if a file cannot be removed.
+    """
+    archive.remove(name for name in archive.sizes_bytes() if JOB_FILE.fullmatch(name))

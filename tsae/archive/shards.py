@@ -180,16 +180,17 @@ class ShardReader:
         statistics = self._file.metadata.row_group(row_group).column(0).statistics
         if statistics is not None and statistics.has_min_max:
             return statistics.min, statistics.max
-        keys = self._read(lambda: self._file.read_row_group(row_group, ["key"]).column("key").to_pylist())
+        keys = self.keys(row_group)
         return keys[0], keys[-1]
 
-    def keys(self) -> list[str]:
-        """All keys, in order; no stream is read.
+    def keys(self, row_group: int | None = None) -> list[str]:
+        """All keys, or those of a row group, in order; no stream is read.
 
         Raises:
             CorruptDataError: if they cannot be read.
         """
-        return self._read(lambda: list(self._file.read(columns=["key"]).column("key").to_pylist()))
+        groups = range(self.row_groups) if row_group is None else [row_group]
+        return self._read(lambda: list(self._file.read_row_groups(groups, ["key"]).column("key").to_pylist()))
 
     def columns(self, names: list[str]) -> list[dict[str, Any]]:
         """The named columns of all records, in order.

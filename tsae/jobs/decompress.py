@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
 import posixpath
+import struct
 from collections import Counter
 from collections.abc import Iterable
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from tsae import archive as ar
 from tsae import paths
 from tsae.codec import Codec
+from tsae.config import IMAGE_SIZE_PX
 from tsae.errors import CorruptDataError, InputError
 from tsae.images import MAX_PIXELS, encode_image
 from tsae.progress import SharedCount
@@ -26,6 +29,8 @@ FATAL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 """Operating system errors that the next image would meet as well: the job ends instead of failing image by image."""
 
 OUTPUT_ENDING = ".png"
+
+MODEL_SIZE_PX = (IMAGE_SIZE_PX, IMAGE_SIZE_PX)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,15 +108,16 @@ def plan(archive: str, output: str, select: str | None, restore_size: bool, over
     Raises:
         FormatError: if there is no archive.
         InputError: if the output is not a folder, lies inside the archive, or no key matches.
-        CorruptDataError: if the keys cannot be read.
     """
+    if not output:
+        raise InputError("OUTDIR is empty; name a folder for the images, . for this one")
     files = ar.ArchiveFiles(paths.absolute(archive))
     if paths.is_within(paths.absolute(output), paths.absolute(archive)):
         raise InputError(f"{output}: lies inside the archive {archive}; choose a folder outside")
     system, path = paths.filesystem(output)
     if system.exists(path) and not system.isdir(path):
         raise InputError(f"{output}: is a file; name a folder for the images")
-    keys = list(files.keys())
+    keys = _readable_keys(files)
     selected = sum(ar.matches(key, select) for key in keys)
     if select is not None and not selected:
         raise InputError(f"--select {select}: matches none of {len(keys)} keys; see them with tsae ls {archive}")
@@ -120,6 +126,15 @@ def plan(archive: str, output: str, select: str | None, restore_size: bool, over
         files.folder, files.manifest.sha256, output_folder, select, restore_size, overwrite, find_whole_names(keys)
     )
     return job, len(files.manifest.shards), selected
+
+
+def _readable_keys(files: ar.ArchiveFiles) -> list[str]:
+    """The keys of all shards but damaged ones, which become failures when their turn comes."""
+    keys: list[str] = []
+    for shard in range(len(files.manifest.shards)):
+        with contextlib.suppress(CorruptDataError):
+            keys += files.shard(shard).keys()
+    return keys
 
 
 def short_name(key: str) -> str:
@@ -162,28 +177,54 @@ def read_records(shard: int, job: DecompressJob) -> ShardRecords:
         job: The job.
 
     Returns:
-        The records, and a failure for each one that is damaged; for a row group that cannot be read at all, one failure
-        that names its place.
+        The records, and a failure for each one that is damaged or whose place is taken; where not even the keys of a
+        row group or a shard can be read, one failure that names the file.
     """
     files = _open_archive(job.archive, job.manifest_sha256)
-    entry, kept, present, failures = files.manifest.shards[shard], [], 0, []
+    entry = files.manifest.shards[shard]
     try:
         reader = files.shard(shard)
     except CorruptDataError as error:
-        return ShardRecords(ar.concatenate([]), 0, [_failure(entry.file, "read", error)])
-    for row_group in range(reader.row_groups):
-        try:
-            records, intact = reader.read(row_group)
-        except CorruptDataError as error:
-            failures.append(_failure(f"{entry.file}#{row_group}", "read", error))
-            continue
-        wanted = [row for row, key in enumerate(records.keys) if ar.matches(key, job.select)]
-        missing = [row for row in wanted if not _is_present(records.keys[row], job)]
-        failures += [_damaged(records.keys[row]) for row in missing if not intact[row]]
-        present += len(wanted) - len(missing)
-        kept.append(records.take([row for row in missing if intact[row]]))
+        return ShardRecords(ar.concatenate([]), 0, [_failure(f"{entry.file} ({entry.rows} images)", "read", error)])
+    parts = [_read_row_group(reader, row_group, job) for row_group in range(reader.row_groups)]
+    present, failures = sum(part.present for part in parts), [failure for part in parts for failure in part.failures]
     _count(job, present + len(failures))
-    return ShardRecords(ar.concatenate(kept), present, failures)
+    return ShardRecords(ar.concatenate([part.records for part in parts]), present, failures)
+
+
+def _read_row_group(reader: ar.ShardReader, row_group: int, job: DecompressJob) -> ShardRecords:
+    try:
+        records, intact = reader.read(row_group)
+    except CorruptDataError as error:
+        return ShardRecords(ar.concatenate([]), 0, _lost(reader, row_group, error, job))
+    kept, present, failures = [], 0, []
+    for row, key in enumerate(records.keys):
+        if not ar.matches(key, job.select):
+            continue
+        size_px = (int(records.widths[row]), int(records.heights[row])) if job.restore_size else MODEL_SIZE_PX
+        there = None if job.overwrite else _find_output(key, size_px, job)
+        if there is True:
+            present += 1
+        elif there is False:
+            failures.append(ar.Failure(key, "write", "FileExistsError", TAKEN))
+        elif intact[row]:
+            kept.append(row)
+        else:
+            failures.append(ar.Failure(key, "read", "CorruptDataError", DAMAGED))
+    return ShardRecords(records.take(kept), present, failures)
+
+
+DAMAGED = "the record does not match its checksum; restore the archive"
+TAKEN = "its place holds something else than this image; choose another folder, or write anew with --overwrite"
+
+
+def _lost(reader: ar.ShardReader, row_group: int, error: CorruptDataError, job: DecompressJob) -> list[ar.Failure]:
+    """A failure for each key of an unreadable row group, or one for the group if not even its keys can be read."""
+    try:
+        keys = [key for key in reader.keys(row_group) if ar.matches(key, job.select)]
+    except CorruptDataError:
+        keys = [f"{reader.source} row group {row_group}"]
+    return [_failure(key, "read", error) for key in keys]
 
 
 @functools.lru_cache(maxsize=1)
@@ -198,17 +239,19 @@ def _failure(path: str, stage: str, error: Exception) -> ar.Failure:
     return ar.Failure(path, stage, type(error).__name__, str(error))
 
 
-def _damaged(key: str) -> ar.Failure:
-    return ar.Failure(key, "read", "CorruptDataError", "the record does not match its checksum; restore the archive")
+PNG_HEAD_BYTES = 24
+"""Signature, and the header's length, name, width and height."""
 
 
-def _is_present(key: str, job: DecompressJob) -> bool:
-    if job.overwrite:
-        return False
+def _find_output(key: str, size_px: tuple[int, int], job: DecompressJob) -> bool | None:
+    """Whether the output of `key` is a PNG file of its size; None if nothing is there."""
     try:
-        return job.output.exists(output_name(key, job.whole_names))
-    except (OSError, ValueError):  # a name that the filesystem does not take: writing will say so
+        head = job.output.read(output_name(key, job.whole_names), PNG_HEAD_BYTES)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):  # a folder, or a name that no file can have: writing will say so
         return False
+    return head[:8] == b"\x89PNG\r\n\x1a\n" and head[16:] == struct.pack(">II", *size_px)
 
 
 def decode_images(shard: ShardRecords, job: DecompressJob) -> DecodedShard:
@@ -295,6 +338,15 @@ def failures_file(output: str) -> str:
     return f"{paths.absolute(output)}.failures.parquet"
 
 
+def read_failures(output: str) -> list[ar.Failure]:
+    """The failures table beside an output folder.
+
+    Raises:
+        FormatError: if it is none.
+    """
+    return ar.failures_from_bytes(paths.read_file(failures_file(output)), failures_file(output))
+
+
 def write_failures(results: Iterable[WriteResult], job: DecompressJob) -> WriteResult:
     """Adds up what came of the shards, and writes the failures table, or removes an old one where nothing failed.
 
@@ -307,5 +359,5 @@ def write_failures(results: Iterable[WriteResult], job: DecompressJob) -> WriteR
     if failures:
         ar.write(ar.Folder(folder or "/"), name, ar.failures_to_bytes(failures))
     else:
-        ar.Folder(folder or "/").remove(name)
+        ar.Folder(folder or "/").remove([name])
     return WriteResult(sum(r.written for r in results), sum(r.present for r in results), failures)

@@ -181,7 +181,7 @@ def test_reading_what_is_no_archive(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="name another folder"):
         read_manifest(archive)
     (tmp_path / "job").mkdir()
-    with pytest.raises(FormatError, match="--overwrite"):
+    with pytest.raises(FormatError, match="--resume"):
         read_manifest(archive)
     (tmp_path / "file").write_text("x")
     with pytest.raises(FormatError, match="not an archive"):
@@ -207,14 +207,21 @@ def test_commit_leaves_what_it_names_and_what_is_not_its_own(tmp_path: Path, rem
     failures = (FileEntry(name, 1, 6, sha256),)
     write_digested(archive, "shards", 0, b"of an older job")
     write_digested(archive, "failures", 3, b"of an older job")
-    for own in ("job/model.safetensors", "job/deep/listing.parquet", "shards/.tsae-1-2.tmp", ".tsae-3-4.tmp"):
+    for own in (
+        "job/model.safetensors",
+        "job/listing.parquet",
+        "job/done/000000.json",
+        "shards/.tsae-1-2.tmp",
+        ".tsae-3-4.tmp",
+    ):
         archive.write(own, b"left over")
-    for foreign in ("README.txt", "notes/shards/x.parquet", "my.tmp"):
-        archive.write(foreign, b"a person's")
+    foreign = {"README.txt", "notes/shards/x.parquet", "my.tmp", "shards/x.parquet"}
+    for name_of_another in foreign:
+        archive.write(name_of_another, b"a person's")
     manifest = build(*shards, failures=failures)
     commit(archive, manifest, b"model")
     named = {"manifest.json", "model.safetensors", name, *(entry.file for entry in shards)}
-    assert set(archive.sizes_bytes()) == named | {"README.txt", "notes/shards/x.parquet", "my.tmp"}
+    assert set(archive.sizes_bytes()) == named | foreign
     assert not archive.exists("job")
     assert archive.read("model.safetensors") == b"model"
     assert read_manifest(archive) == manifest

@@ -1,0 +1,140 @@
+"""Local worker processes: interrupted, killed and orphaned, they neither hang nor stay."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tsae.cli import main
+from tsae.signs import draw_signs
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc")
+
+IMAGES = 9000
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough images for three shards and some seconds of work."""
+    folder = tmp_path_factory.mktemp("many") / "images"
+    folder.mkdir()
+    file = io.BytesIO()
+    Image.fromarray(next(draw_signs(1)).image).resize((120, 120)).save(file, "PNG")
+    (folder / "0.png").write_bytes(file.getvalue())
+    for i in range(1, IMAGES):
+        os.link(folder / "0.png", folder / f"{i}.png")
+    return folder
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Processes whose parent is `pid` and that are workers of ours."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int(re.sub(r".*\)", "", (entry / "stat").read_text(), flags=re.S).split()[1])
+                if parent == pid and b"pipelines import worker" in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except (OSError, IndexError):
+                pass
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "Z" not in re.sub(r".*\)", "", Path(f"/proc/{pid}/stat").read_text(), flags=re.S).split()[0]
+    except OSError:
+        return False
+
+
+class Job:
+    """`tsae compress` with two workers, running."""
+
+    def __init__(self, source: Path, archive: Path, cwd: Path | None = None) -> None:
+        command = [sys.executable, "-m", "tsae", "compress", str(source), str(archive), "--workers=2"]
+        self.archive = archive
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd)
+
+    def wait_for_workers(self) -> list[int]:
+        wait_for(lambda: len(workers_of(self.process.pid)) == 2)
+        return workers_of(self.process.pid)
+
+    def wait_for_shards(self) -> None:
+        wait_for(lambda: list(self.archive.glob("job/done/*.json")))
+
+    def end(self) -> tuple[int, str]:
+        _, err = self.process.communicate(timeout=60)
+        return self.process.returncode, err
+
+
+@pytest.fixture
+def job(many: Path, tmp_path: Path) -> Iterator[Job]:
+    running = Job(many, tmp_path / "archive")
+    yield running
+    if running.process.poll() is None:
+        running.process.kill()
+        running.process.communicate()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupting_ends_all_processes_in_one_line(job: Job, many: Path, number: signal.Signals, code: int) -> None:
+    workers = job.wait_for_workers()
+    job.wait_for_shards()
+    job.process.send_signal(number)
+    returncode, err = job.end()
+    assert returncode == code
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "tsae: interrupted"
+    wait_for(lambda: not any(map(is_running, workers)), 10)
+    assert main(["compress", str(many), str(job.archive), "--resume", "--workers=1"]) == 0
+
+
+@pytest.mark.parametrize("when", ["starting", "working"])
+def test_a_killed_worker_ends_the_job_that_then_can_be_resumed(job: Job, many: Path, when: str) -> None:
+    workers = job.wait_for_workers()
+    if when == "working":
+        job.wait_for_shards()
+    os.kill(workers[0], signal.SIGKILL)
+    returncode, err = job.end()
+    assert returncode == 2, err
+    last = err.splitlines()[-1]
+    assert last.startswith("tsae: error: a worker process ended")
+    assert last.endswith("run the command again, compress with --resume")
+    wait_for(lambda: not any(map(is_running, workers)), 10)
+    assert main(["compress", str(many), str(job.archive), "--resume", "--workers=1"]) == 0
+
+
+def test_workers_end_with_a_killed_parent(job: Job) -> None:
+    workers = job.wait_for_workers()
+    job.process.kill()
+    job.end()
+    wait_for(lambda: not any(map(is_running, workers)), 10)
+
+
+def test_workers_import_the_code_of_their_parent(signs_dir: Path, tmp_path: Path) -> None:
+    """Not that of a folder that happens to be called `pipelines` where the command is run."""
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "__init__.py").write_text("raise ImportError('the wrong one')")
+    root = str(Path(__file__).resolve().parents[2])
+    code = f"import sys; sys.path[0] = {root!r}; import tsae.jobs.plan as p; p.SHARD_IMAGES = 9\nfrom tsae.cli import main\n"
+    code += "sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "compress", str(signs_dir), "archive", "--workers=2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
