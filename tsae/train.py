@@ -360,6 +360,9 @@ def _plot(files: _Files) -> None:
         axes.plot([e["epoch"] for e in entries], [e[name] for e in entries], label=label)
     lowest = min(entries, key=lambda e: e["valid_bce"])
     axes.set_title(f"{files.model.stem}: best validation loss {lowest['valid_bce']:.5f} at epoch {lowest['epoch']}")
+    later = [e[name] for e in entries[len(entries) // 10 :] for name in ("train_bce", "valid_bce")]
+    margin = 0.05 * (max(later) - min(later)) + 1e-4  # the first epochs would flatten all that matters
+    axes.set_ylim(min(later) - margin, max(later) + margin)
     axes.set_xlabel("epoch")
     axes.set_ylabel("binary cross-entropy (nats per component)")
     axes.legend(frameon=False)
