@@ -203,7 +203,7 @@ def _compress(args: argparse.Namespace, flags: list[str]) -> int:
     started_s = time.monotonic()
     manifest = compress.run(job_options.compress_options(args), flags)
     seconds, failed = time.monotonic() - started_s, sum(entry.rows for entry in manifest.failures)
-    skipped = f", {manifest.skipped} other files skipped" if manifest.skipped else ""
+    skipped = f", {_count(manifest.skipped, 'other file')} skipped" if manifest.skipped else ""
     print(f"{args.archive}: {manifest.images} images{_failed(failed)}{skipped}, {_rate(manifest.images, seconds)}")
     if failed:
         with open_archive(args.archive) as archive:
@@ -232,6 +232,10 @@ def _show_failures(failures: Sequence[Failure], table: str) -> None:
     for failure in failures[:SHOWN_FAILURES]:
         print(f"{_printable(failure.path)}: {failure.message}", file=sys.stderr)
     print(f"all {len(failures)} failures: {table}", file=sys.stderr)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _failed(count: int) -> str:
@@ -284,9 +288,9 @@ def _info(args: argparse.Namespace, flags: list[str]) -> int:
 def _describe(info: dict[str, Any]) -> str:
     rows = {
         "archive": f"{info['path']} (format {info['format_version']}, {info['created_by']})",
-        "images": f"{info['images']:,} in {info['shards']} shard{'s' if info['shards'] != 1 else ''}",
+        "images": f"{info['images']:,} in {_count(info['shards'], 'shard')}",
         "failures": f"{info['failures']:,}" + (f" (see {info['path']}/failures)" if info["failures"] else ""),
-        "skipped": f"{info['skipped']:,} files that are no images",
+        "skipped": _count(info["skipped"], "other file"),
         "size": f"{info['archive_bytes']:,} bytes, and {info['model_bytes']:,} for the model",
         "model": f"{info['model']} (sha256 {info['model_sha256'][:16]}...)",
         "settings": ", ".join(f"{name} {value}" for name, value in info["preprocessing"].items()),
