@@ -42,7 +42,8 @@ PROGRESS_STEPS = 50
 """Steps between two signs of progress: reading the loss makes a GPU wait."""
 
 QUANTIZER_IMAGES = 8192
-"""Training images that the quantiser's ranges are fitted to; more changed no range by a percent."""
+"""Training images that the quantiser's ranges are fitted to. All 34,769 of GTSRB would change the steps of seed-8x8x8 by 7 % at
+most; what storing in 8 bits costs, 0.02 dB, leaves nothing to win there."""
 
 
 @dataclasses.dataclass(frozen=True)
