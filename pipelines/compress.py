@@ -10,23 +10,25 @@ import apache_beam as beam
 
 from pipelines import engine
 from pipelines.options import CompressOptions
-from pipelines.transforms import CommitArchive, EncodeImages, ListShards, ReadImages, WriteShard
+from pipelines.transforms import CommitArchive, EncodeImages, ListTasks, ReadImages, WriteShard
 from tsae import archive as ar
 from tsae import paths
-from tsae.checkpoint import fingerprint, model_from_bytes
+from tsae.checkpoint import model_from_bytes
 from tsae.codec import choose_device
 from tsae.errors import InputError
 from tsae.inputs import list_inputs
-from tsae.jobs.plan import CompressJob, check_output, count_images, finished_shards, plan, resume
+from tsae.jobs.compress import finish
+from tsae.jobs.plan import CompressJob, count_images, cut, find_state, finished_tasks, is_committed, plan, resume
+from tsae.jobs.update import Changes, check_settings, find_changes
 from tsae.progress import watch
 from tsae.zoo import read_model_file
 
 
-def build(pipeline: beam.Pipeline, job: CompressJob, shards: list[int]) -> beam.PCollection:
-    """The pipeline: which images are in which shard is planned already, so only shard numbers are shuffled."""
+def build(pipeline: beam.Pipeline, job: CompressJob, tasks: list[int]) -> beam.PCollection:
+    """The pipeline: which images are in which shard is planned already, so only numbers are shuffled."""
     return (
         pipeline
-        | "ListShards" >> ListShards(shards)
+        | "ListTasks" >> ListTasks(tasks)
         | "ReadImages" >> ReadImages(job)
         | "EncodeImages" >> EncodeImages(job)
         | "WriteShard" >> WriteShard(job)
@@ -34,8 +36,23 @@ def build(pipeline: beam.Pipeline, job: CompressJob, shards: list[int]) -> beam.
     )
 
 
-def run(options: CompressOptions, flags: Sequence[str] = ()) -> ar.Manifest:
-    """Lists, plans, runs and returns the committed manifest.
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        manifest: The state of the archive.
+        done: Number of images that were worked on.
+        changes: What was found where an archive was brought up to date; None where one was made anew.
+    """
+
+    manifest: ar.Manifest
+    done: int
+    changes: Changes | None = None
+
+
+def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
+    """Lists, plans, runs and returns what came of it.
 
     Args:
         options: What is asked for.
@@ -45,36 +62,68 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> ar.Manifest:
         TsaeError: if input, output, model or flags cannot be used, or writing fails. The archive is not changed then.
     """
     engine.check_flags(flags, options.workers)
-    job = _resume(options) if options.resume else _plan(options)
-    finished = finished_shards(job)
-    left = [number for number in range(job.shards) if number not in finished]
+    _check_options(options)
+    archive = ar.Folder(paths.absolute(options.archive))
+    model_file = read_model_file(options.model)
+    model_from_bytes(model_file, options.model)
+    settings = _settings(options)
+    if options.resume:
+        job = _resume(options, archive, settings, model_file)
+        return Outcome(finish(job), 0) if is_committed(job) else _run_job(job, None, options, flags)
+    base = find_state(options.input, options.archive, options.overwrite)
+    listing = list_inputs(options.input, options.root)
+    for note in listing.notes:
+        print(note, file=sys.stderr)
+    settings = dataclasses.replace(settings, root=listing.root)
+    changes = None
+    tasks, failures = cut(listing.keys), listing.failures
+    if base is not None and not options.overwrite:
+        files = ar.ArchiveFiles(archive.path, base)
+        check_settings(files.manifest, settings, ar.digest(model_file))
+        changes = find_changes(listing, files, options.retry_failed)
+        if not changes.is_needed:
+            return Outcome(files.manifest, 0, changes)
+        tasks, failures = changes.tasks, changes.failures
+    device = choose_device(options.device)
+    job = plan(listing, tasks, archive, model_file, settings, base, changes is not None, failures, device)
+    return _run_job(job, changes, options, flags)
+
+
+def _check_options(options: CompressOptions) -> None:
+    floor_db = options.min_psnr_db
+    if floor_db is not None and not options.verify:
+        raise InputError(f"--min-psnr {floor_db}: cannot be kept without verification; leave out --no-verify")
+    if floor_db is not None and not 0 < floor_db <= ar.EXACT_PSNR_DB:
+        raise InputError(f"--min-psnr {floor_db}: is in dB, above 0 and at most {ar.EXACT_PSNR_DB:.0f}; 30 is a usual floor")
+
+
+def _settings(options: CompressOptions) -> ar.Settings:
+    source = paths.absolute(options.input) if options.input else ""
+    return ar.Settings(source=source, root=source, verify=options.verify, min_psnr_db=options.min_psnr_db)
+
+
+def _resume(options: CompressOptions, archive: ar.Folder, settings: ar.Settings, model_file: bytes) -> CompressJob:
+    """Takes up the plan of a killed job, if this is the same command."""
+    job = resume(options.input, archive)
+    planned = dataclasses.replace(job.settings, root=settings.root)
+    if planned != settings or ar.digest(model_file) != job.model_sha256:
+        raise InputError(
+            f"{options.archive}: its job has another model or other settings; give the killed command, with --resume"
+        )
+    return dataclasses.replace(job, device=choose_device(options.device))
+
+
+def _run_job(job: CompressJob, changes: Changes | None, options: CompressOptions, flags: Sequence[str]) -> Outcome:
+    """Runs the tasks that are not done yet, and commits."""
+    finished = finished_tasks(job)
+    left = [task for task in range(job.tasks) if task not in finished]
     images = count_images(job, left)
     is_shared = not any(path.startswith("memory://") for path in (options.input, options.archive))
     workers = engine.choose_workers(options.workers, options.cores, images, len(left), is_shared)
     with watch(images, "compressing") as progress:
         job = dataclasses.replace(job, progress=progress)
         engine.run(lambda pipeline: build(pipeline, job, left), workers, flags)
-    return ar.read_manifest(job.archive)
-
-
-def _plan(options: CompressOptions) -> CompressJob:
-    """Checks all that can be refused, then writes the plan."""
-    model_file = read_model_file(options.model)
-    model_from_bytes(model_file, options.model)
-    device = choose_device(options.device)
-    check_output(options.input, options.archive, options.overwrite)
-    listing = list_inputs(options.input, options.root)
-    for note in listing.notes:
-        print(note, file=sys.stderr)
-    return plan(options.input, listing, ar.Folder(paths.absolute(options.archive)), model_file, device)
-
-
-def _resume(options: CompressOptions) -> CompressJob:
-    """Takes up the plan of a killed job, if this is the same command."""
-    job = resume(options.input, ar.Folder(paths.absolute(options.archive)))
-    if fingerprint(read_model_file(options.model)) != job.model_sha256:
-        raise InputError(f"{options.archive}: its job uses another model; give the killed command, with --resume")
-    return dataclasses.replace(job, device=choose_device(options.device))
+    return Outcome(ar.read_manifest(job.archive), images, changes)
 
 
 if __name__ == "__main__":

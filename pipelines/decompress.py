@@ -10,7 +10,7 @@ import apache_beam as beam
 
 from pipelines import engine
 from pipelines.options import DecompressOptions
-from pipelines.transforms import DecodeImages, ListShards, ReadRecords, WriteFailures, WriteImages
+from pipelines.transforms import DecodeImages, ListTasks, ReadRecords, WriteFailures, WriteImages
 from tsae.jobs.decompress import DecompressJob, load_codec, plan
 from tsae.progress import watch
 
@@ -19,7 +19,7 @@ def build(pipeline: beam.Pipeline, job: DecompressJob, shards: list[int]) -> bea
     """The pipeline: the mirror of `pipelines.compress`."""
     return (
         pipeline
-        | "ListShards" >> ListShards(shards)
+        | "ListTasks" >> ListTasks(shards)
         | "ReadRecords" >> ReadRecords(job)
         | "DecodeImages" >> DecodeImages(job)
         | "WriteImages" >> WriteImages(job)

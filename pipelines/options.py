@@ -24,6 +24,9 @@ class CompressOptions:
     root: str | None = None
     overwrite: bool = False
     resume: bool = False
+    retry_failed: bool = False
+    min_psnr_db: float | None = None
+    verify: bool = True
     device: str = "auto"
     workers: int | None = None
     cores: int = dataclasses.field(default_factory=usable_cores)
@@ -52,6 +55,13 @@ def add_compress_arguments(parser: argparse.ArgumentParser) -> None:
     )
     again.add_argument("--resume", action="store_true", help="finish a killed job from its own list of inputs")
     parser.add_argument(
+        "--retry-failed", action="store_true", help="try images again that failed before, though their files are unchanged"
+    )
+    parser.add_argument(
+        "--min-psnr", type=float, metavar="DB", help="store images that would come back worse than this losslessly as well"
+    )
+    parser.add_argument("--no-verify", action="store_true", help="do not decode each image to measure what comes back; faster")
+    parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the network runs (default: auto)"
     )
     _add_common_arguments(parser)
@@ -74,7 +84,17 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def compress_options(args: argparse.Namespace) -> CompressOptions:
     """The options that parsed flags ask for."""
     return CompressOptions(
-        args.input, args.archive, args.model, args.root, args.overwrite, args.resume, args.device, args.workers
+        args.input,
+        args.archive,
+        args.model,
+        args.root,
+        args.overwrite,
+        args.resume,
+        args.retry_failed,
+        args.min_psnr,
+        not args.no_verify,
+        args.device,
+        args.workers,
     )
 
 

@@ -19,19 +19,19 @@ from tsae.jobs.plan import CompressJob
 
 
 @dataclasses.dataclass
-class ListShards(beam.PTransform):
-    """Nothing -> the numbers of the shards to work on, spread over the workers."""
+class ListTasks(beam.PTransform):
+    """Nothing -> the numbers of the tasks, shards to make or to read, spread over the workers."""
 
-    shards: list[int]
+    tasks: list[int]
 
     def expand(self, begin: Any) -> beam.PCollection:
         """Reshuffles, so that each worker gets its share however the runner fuses."""
-        return begin | beam.Create(self.shards, reshuffle=False) | beam.Reshuffle()
+        return begin | beam.Create(self.tasks, reshuffle=False) | beam.Reshuffle()
 
 
 @dataclasses.dataclass
 class ReadImages(beam.PTransform):
-    """Shard number -> `ShardImages`."""
+    """Shard number -> `TaskImages`."""
 
     job: CompressJob
 
@@ -42,7 +42,7 @@ class ReadImages(beam.PTransform):
 
 @dataclasses.dataclass
 class EncodeImages(beam.PTransform):
-    """`ShardImages` -> `EncodedShard`, with one model per process."""
+    """`TaskImages` -> `EncodedTask`, with one model per process."""
 
     job: CompressJob
 
@@ -53,7 +53,7 @@ class EncodeImages(beam.PTransform):
 
 @dataclasses.dataclass
 class WriteShard(beam.PTransform):
-    """`EncodedShard` -> `ShardResult`, with the shard's files written."""
+    """`EncodedTask` -> `TaskResult`, with the shard's files written."""
 
     job: CompressJob
 
@@ -64,7 +64,7 @@ class WriteShard(beam.PTransform):
 
 @dataclasses.dataclass
 class CommitArchive(beam.PTransform):
-    """All `ShardResult`s -> the manifest, committed once every shard is written."""
+    """All `TaskResult`s -> the manifest, committed once every shard is written."""
 
     job: CompressJob
 

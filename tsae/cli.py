@@ -19,6 +19,7 @@ from tsae.errors import TsaeError
 
 if TYPE_CHECKING:
     from tsae.archive import Failure
+    from tsae.jobs.update import Changes
 
 EXIT_FAILURES, EXIT_REFUSED, EXIT_BUG = 1, 2, 70
 
@@ -166,6 +167,13 @@ def _build_parser() -> argparse.ArgumentParser:
     info.add_argument("archive", metavar="ARCHIVE")
     info.add_argument("--json", action="store_true")
 
+    verify = add("verify", _verify, "check every file and record of an archive, and save what is intact of a damaged one")
+    verify.add_argument("archive", metavar="ARCHIVE")
+    verify.add_argument("--repair", metavar="OUT", help="write all intact records to a new archive")
+    verify.add_argument("--decode", action="store_true", help="decode every image as well")
+    verify.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core, more for a remote archive)")
+    verify.add_argument("--json", action="store_true")
+
     models = add("models", _models, "show the models that come with tsae")
     models.add_argument("--json", action="store_true")
     return parser
@@ -201,14 +209,21 @@ def _compress(args: argparse.Namespace, flags: list[str]) -> int:
     from tsae.reader import open_archive
 
     started_s = time.monotonic()
-    manifest = compress.run(job_options.compress_options(args), flags)
-    seconds, failed = time.monotonic() - started_s, sum(entry.rows for entry in manifest.failures)
-    skipped = f", {_count(manifest.skipped, 'other file')} skipped" if manifest.skipped else ""
-    print(f"{args.archive}: {manifest.images} images{_failed(failed)}{skipped}, {_rate(manifest.images, seconds)}")
+    outcome = compress.run(job_options.compress_options(args), flags)
+    seconds, counts, failed = time.monotonic() - started_s, outcome.manifest.counts, outcome.manifest.counts.failures
+    skipped = f", {_count(counts.skipped, 'other file')} skipped" if counts.skipped else ""
+    lossless = f", {counts.lossless} stored losslessly as well" if counts.lossless else ""
+    changes = "" if outcome.changes is None else f" ({_describe_changes(outcome.changes)})"
+    print(f"{args.archive}: {counts.images} images{changes}{lossless}{_failed(failed)}{skipped}, {_rate(outcome.done, seconds)}")
     if failed:
         with open_archive(args.archive) as archive:
             _show_failures(archive.failures(), f"{args.archive}/failures")
     return EXIT_FAILURES if failed and not args.allow_failures else 0
+
+
+def _describe_changes(changes: Changes) -> str:
+    missing = f"; no longer in the input, but kept: {changes.missing}" if changes.missing else ""
+    return f"{changes.new} new, {changes.changed} changed{missing}" if changes.is_needed else f"nothing has changed{missing}"
 
 
 def _decompress(args: argparse.Namespace, flags: list[str]) -> int:
@@ -285,20 +300,44 @@ def _info(args: argparse.Namespace, flags: list[str]) -> int:
     return 0
 
 
+def _verify(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.jobs.verify import verify
+
+    result = verify(args.archive, args.repair, args.decode, args.workers)
+    if args.json:
+        print(json.dumps(result.to_json(), indent=1))
+    else:
+        print(result.describe(args.archive, SHOWN_FAILURES))
+    return EXIT_FAILURES if result.damages else 0
+
+
 def _describe(info: dict[str, Any]) -> str:
     rows = {
         "archive": f"{info['path']} (format {info['format_version']}, {info['created_by']})",
         "images": f"{info['images']:,} in {_count(info['shards'], 'shard')}",
         "failures": f"{info['failures']:,}" + (f" (see {info['path']}/failures)" if info["failures"] else ""),
         "skipped": _count(info["skipped"], "other file"),
-        "size": f"{info['archive_bytes']:,} bytes, and {info['model_bytes']:,} for the model",
+        "size": _describe_size(info),
         "model": f"{info['model']} (sha256 {info['model_sha256'][:16]}...)",
         "settings": ", ".join(f"{name} {value}" for name, value in info["preprocessing"].items()),
     }
     if info["images"]:
         rows["an image"] = f"{info['bytes_per_image']:.1f} bytes, {info['stream_bytes'] / info['images']:.1f} of them latents"
+        rows["quality"] = _describe_quality(info)
         rows["ratio"] = f"1/{info['ratio_to_raw']:.2f} of the raw pixels, 1/{info['ratio_to_source']:.2f} of the input files"
     return "\n".join(f"{name:<10}{text}" for name, text in rows.items())
+
+
+def _describe_size(info: dict[str, Any]) -> str:
+    provenance = f" and {info['provenance_bytes']:,} that only a rerun needs" if info["provenance_bytes"] else ""
+    return f"{info['archive_bytes']:,} bytes; beside them {info['model_bytes']:,} for the model{provenance}"
+
+
+def _describe_quality(info: dict[str, Any]) -> str:
+    lossless = f"; {info['lossless']:,} images are stored losslessly as well" if info["lossless"] else ""
+    if info["psnr_mean_db"] is None:
+        return f"not measured{lossless}"
+    return f"mean {info['psnr_mean_db']:.2f} dB, worst {info['psnr_min_db']:.2f} dB from latents{lossless}"
 
 
 def _models(args: argparse.Namespace, flags: list[str]) -> int:
@@ -329,9 +368,8 @@ def _demo(args: argparse.Namespace, flags: list[str]) -> int:
     compress.run(job_options.CompressOptions(str(folders.images), archive_path, overwrite=True))
     decompress.run(job_options.DecompressOptions(archive_path, str(folders.decompressed), overwrite=True))
     with open_archive(archive_path) as archive:
-        psnrs, info = show_result(folders, archive), archive.info()
-    print(_describe(info))
-    print(f"{'quality':<10}mean {psnrs.mean():.2f} dB, worst {psnrs.min():.2f} dB")
+        show_result(folders, archive)
+        print(_describe(archive.info()))
     print(f"{'look at':<10}{folders.sheet}")
     return 0
 

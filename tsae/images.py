@@ -192,3 +192,37 @@ def encode_image(pixels: RGB, file_format: str = "png", size: tuple[int, int] | 
     file = io.BytesIO()
     image.save(file, PIL_FORMATS[file_format], **SAVE_OPTIONS[file_format])
     return file.getvalue()
+
+
+LOSSLESS_OPTIONS: dict[str, Any] = {"lossless": True, "quality": 100, "method": 6}
+"""Pillow's options for the smallest lossless WebP; "quality" is effort there."""
+
+
+def encode_lossless(pixels: RGB) -> bytes:
+    """Pixels, uint8 `[size_px, size_px, 3]`, to a WebP file that holds them exactly."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", **LOSSLESS_OPTIONS)
+    return file.getvalue()
+
+
+def decode_lossless(data: bytes, size_px: int = IMAGE_SIZE_PX) -> RGB:
+    """Reads `encode_lossless`' file.
+
+    Args:
+        data: The whole file.
+        size_px: Side of the square that it must be.
+
+    Returns:
+        uint8 `[size_px, size_px, 3]`.
+
+    Raises:
+        ImageError: if it is no such file.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=["WEBP"])
+        if image.size != (size_px, size_px):
+            raise ValueError(f"{image.width} x {image.height} pixels")
+        return np.asarray(image.convert("RGB"))
+    except Exception as error:  # as in `decode_image`
+        reason = f"not a WebP file of {size_px} x {size_px} pixels ({_one_line(error)})"
+        raise ImageError(f"{len(data)} bytes, {reason}; restore the file") from error

@@ -21,7 +21,7 @@ from fsspec.utils import glob_translate
 
 from tsae import paths
 from tsae.archive.failures import Failure
-from tsae.archive.records import key_fault
+from tsae.archive.records import MAX_LABEL_BYTES, key_fault
 from tsae.errors import ImageError, InputError
 from tsae.images import ENDINGS, MAX_FILE_BYTES
 
@@ -39,6 +39,7 @@ class Listing:
         failures: What was found but cannot be an input.
         skipped: Number of files passed over because of their endings.
         labels: Key to label, where the input has labels.
+        facts: What the listing of a remote store told of each file, by key; asking for each would cost a request.
         notes: Lines that the user should see.
     """
 
@@ -47,6 +48,7 @@ class Listing:
     failures: list[Failure] = dataclasses.field(default_factory=list)
     skipped: int = 0
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    facts: dict[str, paths.FileFacts] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def _add(self, key: str) -> None:
@@ -94,6 +96,15 @@ def list_inputs(source: str, root: str | None = None) -> Listing:
     Raises:
         InputError: if the source is not there, cannot be read, names no image, or paths of a list lie outside the root.
     """
+    try:
+        with paths.as_os_error(source):
+            return _list(source, root)._finish(source)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{source}: cannot be read ({reason}); check the path, the network and its credentials") from error
+
+
+def _list(source: str, root: str | None) -> Listing:
     files, path = paths.filesystem(source)
     is_list = files.isfile(path)
     if root is not None and not is_list and (files.isdir(path) or WILDCARDS & set(source)):
@@ -106,12 +117,12 @@ def list_inputs(source: str, root: str | None = None) -> Listing:
         listing = _list_glob(source)
     else:
         raise InputError(f"{source}: not there; name a folder, a glob or a list of images")
-    return listing._finish(source)
+    return listing
 
 
 def _list_folder(folder: str) -> Listing:
     listing = Listing(folder)
-    for name in _remote_names(folder, "find") if paths.is_url(folder) else _walk(listing, None):
+    for name in _remote_names(listing, "find") if paths.is_url(folder) else _walk(listing, None):
         if not name.endswith("/"):
             _add_if_image(listing, name)
     return listing
@@ -128,13 +139,18 @@ def _has_image_ending(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in ENDINGS
 
 
-def _remote_names(root: str, how: str, below: str = "") -> Iterator[str]:
+def _remote_names(listing: Listing, how: str, below: str = "") -> Iterator[str]:
     """Names below a remote root that the filesystem's `find` or `glob` gives, those of folders with a `/` at the end."""
-    files, base = paths.filesystem(root)
+    files, base = paths.filesystem(listing.root)
     start = base.rstrip("/") + "/"
-    for path, facts in getattr(files, how)(start + below, detail=True).items():
+    for path, info in getattr(files, how)(start + below, detail=True).items():
         if path.startswith(start):
-            yield path[len(start) :].rstrip("/") + ("/" if facts["type"] == "directory" else "")
+            name = path[len(start) :].rstrip("/")
+            if info["type"] == "directory":
+                yield name + "/"
+                continue
+            listing.facts[name] = paths.remote_facts(info)
+            yield name
 
 
 def _walk(listing: Listing, depth: int | None) -> Iterator[str]:
@@ -184,7 +200,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _list_glob(pattern: str) -> Listing:
     root, below = _split_glob(pattern)
     listing = Listing(root)
-    for name in _remote_names(root, "glob", below) if paths.is_url(root) else _glob(listing, below):
+    for name in _remote_names(listing, "glob", below) if paths.is_url(root) else _glob(listing, below):
         if not name.endswith("/"):
             _add_if_image(listing, name)
         elif _has_image_ending(name[:-1]):
@@ -263,11 +279,29 @@ def _read_labels(listing: Listing) -> None:
         if not {"path", "label"} <= set(rows.fieldnames or ()):
             raise ValueError("its first line does not name the columns path and label")
         listing.labels = {row["path"]: row["label"] for row in rows if row["path"] and row["label"]}
+        if too_long := {path for path, label in listing.labels.items() if len(label.encode()) > MAX_LABEL_BYTES}:
+            listing.labels = {path: label for path, label in listing.labels.items() if path not in too_long}
+            listing.notes.append(f"{source}: {len(too_long)} labels of more than {MAX_LABEL_BYTES} bytes are left out")
     except (OSError, ValueError, csv.Error) as error:
         listing.notes.append(f"{source}: labels not read ({error})")
 
 
-def read_input(root: str, key: str) -> bytes:
+def stat_input(root: str, key: str, known: paths.FileFacts | None = None) -> tuple[int | None, str | None]:
+    """Size in bytes and version of one listed file without reading it; None where that cannot be told.
+
+    Args:
+        root: Of the listing.
+        key: Of the image.
+        known: What the listing told of it, if it did.
+    """
+    try:
+        facts = known or paths.stat_file(paths.join(root, key))
+        return facts.size_bytes, facts.version
+    except (OSError, ValueError):
+        return None, None
+
+
+def read_input(root: str, key: str) -> tuple[bytes, paths.FileFacts]:
     """Reads one listed file.
 
     Args:
@@ -275,13 +309,13 @@ def read_input(root: str, key: str) -> bytes:
         key: Of the image.
 
     Returns:
-        Its bytes.
+        Its bytes, and the state that they are of.
 
     Raises:
         ImageError: if it cannot be read; the message says why.
     """
     try:
-        return paths.read_file(paths.join(root, key), MAX_FILE_BYTES)
+        return paths.read_file_with_facts(paths.join(root, key), MAX_FILE_BYTES)
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise ImageError(f"cannot be read: {reason}; check the file and its permissions") from error

@@ -88,7 +88,7 @@ def _read_records(archive: Archive, keys: Sequence[str]) -> tuple[dict[str, ar.R
             records[key] = archive.record(key)
             ar.check_key(key)
         except KeyError:
-            lines.append(f"{key}: not in {archive.path}; see its keys with tsae ls")
+            lines.append(f"{ar.shown(key)}: not in {archive.path}; see its keys with tsae ls")
         except CorruptDataError as error:
             records.pop(key, None)
             lines.append(str(error))
@@ -111,6 +111,7 @@ def _find_places(keys: list[str], output: str | None, is_file: bool, file_format
         names = _names_in_folder(keys, file_format)
         _check_apart(names, "by giving each its own -o FILE")
         places = {key: paths.join(output, name) for key, name in names.items()}
+        _check_inside(output, names)
     for place in places.values():
         _check_free(place)
     return places
@@ -137,6 +138,15 @@ def _check_apart(names: dict[str, str], remedy: str) -> None:
             place = "/".join(parts[:end])
             if (other := owners.get(place, key)) != key:
                 raise InputError(f"{place}: the outputs of {key} and {other} would meet there; keep them apart {remedy}")
+
+
+def _check_inside(folder: str, names: dict[str, str]) -> None:
+    """Refuses names that links in a folder would take out of it."""
+    from tsae.jobs.decompress import leads_out
+
+    for key, name in names.items():
+        if leads_out(paths.absolute(folder), name):
+            raise InputError(f"{ar.shown(key)}: a link in {folder} leads out of it; remove the link, or choose another folder")
 
 
 def _check_free(place: str) -> None:
@@ -170,4 +180,4 @@ def _write(data: bytes, place: str) -> None:
         paths.Folder(folder or "/").write(name, data)
     except OSError as error:
         raise InputError(f"{place}: cannot be written ({error.strerror or error}); name another place with -o") from error
-    print(place, file=sys.stderr)
+    print(place if place.isprintable() else repr(place), file=sys.stderr)

@@ -33,21 +33,24 @@ class Progress:
         Args:
             total: What the count will reach.
             label: What is being done, one or two words.
-            unit: What is counted.
+            unit: What is counted; of "bytes", millions are shown.
             stream: Where to show it; None is standard error.
         """
         self._stream = sys.stderr if stream is None else stream
         self._is_terminal = _is_terminal(self._stream)
+        is_bytes = unit == "bytes"
         self._bar = tqdm(
             total=total,
             desc=label,
-            unit=f" {unit}",
+            unit="B" if is_bytes else f" {unit}",
+            unit_scale=is_bytes,
             file=self._stream,
             disable=not self._is_terminal,
             dynamic_ncols=True,
             smoothing=0.1,
         )
-        self._label, self._unit, self._total = label, unit, total
+        self._label, self._unit, self._total = label, "MB" if is_bytes else unit, total
+        self._scale, self._digits = (1e-6, 1) if is_bytes else (1.0, 0)
         self._count, self._facts = 0, ""
         self._started_s = self._printed_s = time.monotonic()
 
@@ -67,7 +70,8 @@ class Progress:
         rate = self._count / elapsed_s
         left = f", {(self._total - self._count) / rate:.0f} s left" if 0 < self._count < self._total else ""
         facts = f", {self._facts}" if self._facts else ""
-        line = f"{self._label}: {self._count}/{self._total} {self._unit}, {rate:.0f} {self._unit}/s{facts}{left}"
+        count, total, speed = (f"{n * self._scale:.{self._digits}f}" for n in (self._count, self._total, rate))
+        line = f"{self._label}: {count}/{total} {self._unit}, {speed} {self._unit}/s{facts}{left}"
         print(line, file=self._stream, flush=True)
 
     def __enter__(self) -> Progress:

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from tsae.archive import MODEL_FILE, ArchiveFiles, Failure, Manifest, Records
-from tsae.config import RAW_BYTES
+from tsae.archive import MANIFEST_FILE, PROVENANCE_FOLDER, ArchiveFiles, Failure, Manifest, Records, int8_latents
+from tsae.config import IMAGE_SIZE_PX, RAW_BYTES
+from tsae.errors import FormatError
 
 if TYPE_CHECKING:
     from tsae.codec import Codec
 
+ROW_COLUMNS = ["key", "width", "height", "label", "psnr_db"]
+"""What `Archive.rows` tells of each image."""
+
 
 class Archive:
-    """A committed archive, for reading; use it as a context manager."""
+    """One committed state of an archive, for reading: a sequence of images that are also found by key.
 
-    def __init__(self, path: str) -> None:
+    A position is a record's place in the order of commits, and of keys within a shard; later commits add positions at
+    the end and move none. Any number of threads may read; pickling takes the state along, not the data.
+    """
+
+    def __init__(self, path: str, manifest_text: bytes | None = None) -> None:
         """Reads the manifest.
 
         Args:
             path: Local path or URL of the archive.
+            manifest_text: The manifest's bytes, where they are known already.
 
         Raises:
             FormatError: if there is no archive of this version.
         """
-        self._files = ArchiveFiles(path)
+        self._files = ArchiveFiles(path, manifest_text)
         self.path = path
+        self._codec: Codec | None = None
+        self._codec_lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Archive, (self.path, self._files.manifest_text)
 
     @property
     def manifest(self) -> Manifest:
@@ -42,35 +57,66 @@ class Archive:
         return self.manifest.images
 
     def __iter__(self) -> Iterator[str]:
-        """All keys in order."""
+        """All keys in the order of positions."""
         return self.keys()
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: object) -> bool:
         """Whether there is an image of that key."""
-        try:
-            self._files.get(key)
-        except KeyError:
-            return False
-        return True
+        return isinstance(key, str) and self._files.has(key)
 
-    def __getitem__(self, key: str) -> NDArray[np.uint8]:
-        """Decodes one image, uint8 `[32, 32, 3]`, reading one row group.
+    def __getitem__(self, index: str | int | slice) -> NDArray[np.uint8]:
+        """Decodes one image by key or position, uint8 `[32, 32, 3]`, or a slice of positions, uint8 `[N, 32, 32, 3]`.
+
+        One image costs reading one row group; negative positions count from the end.
 
         Raises:
             KeyError: if there is no such key.
-            CorruptDataError: if the record is damaged.
+            IndexError: if there is no such position.
+            TsaeError: if what is needed is damaged.
         """
-        image: NDArray[np.uint8] = self.decode_records(self.record(key))[0]
-        return image
+        if isinstance(index, str):
+            return np.asarray(self.decode([index])[0])
+        if isinstance(index, slice):
+            return self._decode(self._files.records_at(range(len(self))[index]))
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"position {index}: {self.path} has {len(self)} images")
+        return np.asarray(self._decode(self._files.records_at([position]))[0])
+
+    def decode(self, keys: Sequence[str]) -> NDArray[np.uint8]:
+        """Decodes the images of some keys, uint8 `[N, 32, 32, 3]`, in the order asked for; a key may come twice.
+
+        Raises:
+            KeyError: if there is no such key.
+            TsaeError: if what is needed is damaged.
+        """
+        return self._decode(self._files.records(keys))
+
+    def latents(self, keys: Sequence[str]) -> NDArray[np.int8]:
+        """The stored integers of some keys, int8 `[N, C, H, W]`, in the order asked for. Needs no torch.
+
+        Raises:
+            KeyError: if there is no such key.
+            TsaeError: if what is needed is damaged, or of a coding that this version does not know.
+        """
+        return int8_latents(self._files.records(keys), self.manifest.latent_shape)
+
+    def to_table(self) -> pa.Table:
+        """All records, in the order of positions, as a table of the shards' columns; each record's checksum holds.
+
+        Raises:
+            TsaeError: if a record is damaged.
+        """
+        return self._files.to_table()
 
     def record(self, key: str) -> Records:
-        """The record of one key.
+        """The record of one key, as `Records` of length 1.
 
         Raises:
             KeyError: if there is no such key.
-            CorruptDataError: if the record is damaged.
+            TsaeError: if it is damaged.
         """
-        return self._files.get(key)
+        return self._files.records([key])
 
     def decode_records(self, records: Records) -> NDArray[np.uint8]:
         """Decodes records of this archive to uint8 `[N, 32, 32, 3]`.
@@ -79,26 +125,38 @@ class Archive:
             CorruptDataError: if one cannot be decoded.
             FormatError: if the model is missing or not the archive's.
         """
-        return self.codec.decode(records)
+        return self._decode(records)
 
-    @functools.cached_property
+    def _decode(self, records: Records) -> NDArray[np.uint8]:
+        return self.codec.decode(records) if len(records) else np.empty((0, IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), np.uint8)
+
+    @property
     def codec(self) -> Codec:
-        """The archive's own codec, on the CPU.
+        """The archive's own codec, on the CPU; loaded when it is first needed.
 
         Raises:
             FormatError: if the model is missing or not the archive's.
+            ModelError: if it cannot be used.
         """
-        from tsae.codec import Codec  # imports torch
+        with self._codec_lock:
+            if self._codec is None:
+                from tsae.codec import shared_codec  # imports torch
 
-        return Codec.from_bytes(self._files.model_file(), f"{self.path}/{MODEL_FILE}")
+                model_file = self._files.model_file()
+                codec = shared_codec(model_file, f"{self.path}/{self.manifest.model_file}")
+                if codec.latent_shape != self.manifest.latent_shape:  # it is what `latents` goes by
+                    shapes = f"latent_shape {self.manifest.latent_shape}, its model has {codec.latent_shape}"
+                    raise FormatError(f"{self.path}/{MANIFEST_FILE}: {shapes}; restore the file")
+                self._codec = codec
+            return self._codec
 
     def keys(self, glob: str | None = None) -> Iterator[str]:
-        """All keys in order, or those that a glob matches (`*` also matches `/`)."""
+        """All keys in the order of positions, or those that a glob matches (`*` also matches `/`)."""
         return self._files.keys(glob)
 
     def rows(self, glob: str | None = None) -> Iterator[dict[str, Any]]:
-        """Key, width, height and label of each image in order, or of those whose key a glob matches."""
-        return self._files.rows(["key", "width", "height", "label"], glob)
+        """Key, width, height, label and PSNR of each image in the order of positions, or of those whose key a glob matches."""
+        return self._files.rows(ROW_COLUMNS, glob)
 
     def failures(self) -> list[Failure]:
         """What did not come through when the archive was made, sorted by path."""
@@ -107,36 +165,45 @@ class Archive:
     def info(self) -> dict[str, Any]:
         """Counts, sizes and settings; JSON values only.
 
-        `archive_bytes` counts every file of the archive but the model, `bytes_per_image` is that over the images.
+        `archive_bytes` counts every file of the archive but the model and the provenance, which only reruns need;
+        `bytes_per_image` is that over the images.
         """
         manifest, sizes_bytes = self.manifest, self._files.folder.sizes_bytes()
-        model_bytes = sizes_bytes.pop(MODEL_FILE, 0)
-        archive_bytes, images = sum(sizes_bytes.values()), len(self)
-        per_image = archive_bytes / images if images else None
+        model_bytes = sizes_bytes.pop(manifest.model_file, 0)
+        provenance_bytes = sum(size for name, size in sizes_bytes.items() if name.startswith(f"{PROVENANCE_FOLDER}/"))
+        archive_bytes, counts = sum(sizes_bytes.values()) - provenance_bytes, manifest.counts
+        per_image = archive_bytes / counts.images if counts.images else None
         return {
             "path": self.path,
             "format_version": manifest.format_version,
             "model": manifest.model,
             "model_sha256": manifest.model_sha256,
             "preprocessing": manifest.preprocessing,
+            "min_psnr_db": manifest.settings.min_psnr_db,
             "created_by": manifest.created_by,
-            "images": images,
-            "failures": sum(entry.rows for entry in manifest.failures),
-            "skipped": manifest.skipped,
-            "shards": len(manifest.shards),
+            "images": counts.images,
+            "failures": counts.failures,
+            "skipped": counts.skipped,
+            "shards": counts.shards,
+            "lossless": counts.lossless,
+            "psnr_mean_db": counts.psnr_mean_db,
+            "psnr_min_db": counts.psnr_min_db,
             "archive_bytes": archive_bytes,
-            "stream_bytes": sum(shard.stream_bytes for shard in manifest.shards),
+            "stream_bytes": counts.stream_bytes,
+            "lossless_bytes": counts.lossless_bytes,
+            "provenance_bytes": provenance_bytes,
             "model_bytes": model_bytes,
-            "source_bytes": manifest.source_bytes,
+            "source_bytes": counts.source_bytes,
             "bytes_per_image": per_image,
             "raw_bytes_per_image": RAW_BYTES,
             "ratio_to_raw": RAW_BYTES / per_image if per_image else None,
-            "ratio_to_source": manifest.source_bytes / archive_bytes if archive_bytes else None,
+            "ratio_to_source": counts.source_bytes / archive_bytes if archive_bytes else None,
         }
 
     def close(self) -> None:
-        """Closes the files that are open."""
-        self._files.close()
+        """Forgets what was read; the archive can still be used. No file is open between reads."""
+        self._files = ArchiveFiles(self.path, self._files.manifest_text)
+        self._codec = None
 
     def __enter__(self) -> Archive:
         """Returns itself."""

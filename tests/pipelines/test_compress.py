@@ -70,7 +70,9 @@ def test_worker_count_and_runner_change_no_byte(
     monkeypatch.setattr("tsae.jobs.plan.SHARD_IMAGES", 9)
     run(signs_dir, tmp_path / "one", workers=1)
     run(signs_dir, tmp_path / "two", workers=2)
-    assert len(files_of(tmp_path / "one")) == 2 + 5
+    kinds = [name.partition("/")[0] for name in files_of(tmp_path / "one")]
+    assert sorted(set(kinds)) == ["lists", "manifest.json", "model.safetensors", "provenance", "shards"]
+    assert (kinds.count("lists"), kinds.count("shards"), kinds.count("provenance")) == (1, 5, 5)
     assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
     assert streams(tsae.open_archive(str(tmp_path / "one"))) == streams(tsae.open_archive(str(archive_dir)))
 
@@ -240,13 +242,14 @@ def test_outputs_that_would_lose_something_are_refused(folder: Path, tmp_path: P
     assert "inside the input" in refused(folder, folder, capfd)
 
 
-def test_an_archive_is_replaced_only_when_asked(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_archive_is_replaced_only_when_asked(folder: Path, tmp_path: Path) -> None:
+    """Without --overwrite the second run adds: what has gone from the input stays."""
     run(folder, tmp_path / "archive")
-    capfd.readouterr()
     (tmp_path / "archive" / "my-notes.txt").write_text("kept")
     (folder / "good0.png").unlink()
     write_image(folder / "new.png", 11)
-    assert "--overwrite" in refused(folder, tmp_path / "archive", capfd)
+    with run(folder, tmp_path / "archive") as archive:
+        assert list(archive.keys()) == ["good0.png", "good1.png", "good2.png", "new.png"]
     with run(folder, tmp_path / "archive", overwrite=True) as archive:
         assert list(archive.keys()) == ["good1.png", "good2.png", "new.png"]
     assert len(list((tmp_path / "archive" / "shards").iterdir())) == 1
@@ -360,7 +363,7 @@ def test_failures_are_plain_parquet(tmp_path: Path) -> None:
     run(tmp_path / "in", tmp_path / "archive")
     rows = pq.read_table(tmp_path / "archive" / "failures").to_pylist()
     assert [Failure(**row).error for row in rows] == ["ImageError"]
-    assert list(rows[0]) == ["path", "stage", "error", "message"]
+    assert list(rows[0]) == ["path", "stage", "error", "message", "size_bytes", "version"]
 
 
 def test_an_unknown_url_scheme_is_refused(tmp_path: Path) -> None:
@@ -438,8 +441,95 @@ def test_a_damaged_job_is_refused_in_one_line(
         with pytest.raises(KeyboardInterrupt):
             run(folder, tmp_path / "archive")
     capfd.readouterr()
-    path = tmp_path / "archive" / "job" / damage
+    (path,) = (tmp_path / "archive" / "job").rglob(damage)
     path.unlink() if how == "gone" else path.write_bytes(path.read_bytes()[:50])
     assert "--" in refused(folder, tmp_path / "archive", capfd, "--resume")
     with run(folder, tmp_path / "archive", overwrite=True) as archive:
         assert len(archive) == 3
+
+
+# Quality
+
+
+def originals(source: Path, keys: list[str]) -> np.ndarray:
+    return np.stack([resize(decode_image((source / key).read_bytes())) for key in keys])
+
+
+def test_without_verification_no_psnr_is_known(signs_dir: Path, archive_dir: Path, tmp_path: Path) -> None:
+    assert main(["compress", str(signs_dir), str(tmp_path / "archive"), "--no-verify"]) == 0
+    with tsae.open_archive(str(tmp_path / "archive")) as archive, tsae.open_archive(str(archive_dir)) as measured:
+        assert {row["psnr_db"] for row in archive.rows()} == {None}
+        info = archive.info()
+        assert (info["psnr_mean_db"], info["psnr_min_db"], info["lossless"]) == (None, None, 0)
+        assert streams(archive) == streams(measured)
+        assert measured.info()["psnr_min_db"] > 15
+
+
+def test_images_below_the_floor_are_stored_losslessly_as_well(signs_dir: Path, archive_dir: Path, tmp_path: Path) -> None:
+    with tsae.open_archive(str(archive_dir)) as lossy:
+        rows, latents, pictures = list(lossy.rows()), lossy.latents(list(lossy)), lossy[:]
+    psnrs_db = np.array([row["psnr_db"] for row in rows])
+    floor_db = float(np.median(psnrs_db))
+    below = psnrs_db < floor_db
+    assert 10 < below.sum() < 30
+    with run(signs_dir, tmp_path / "archive", min_psnr_db=floor_db) as archive:
+        keys, info = list(archive), archive.info()
+        exact = originals(signs_dir, keys)
+        decoded = archive.decode(keys)
+        np.testing.assert_array_equal(decoded[below], exact[below])
+        np.testing.assert_array_equal(decoded[~below], pictures[~below])
+        np.testing.assert_array_equal(archive.latents(keys), latents)
+        assert [row["psnr_db"] for row in archive.rows()] == psnrs_db.tolist()
+        stored = [archive.record(key).lossless[0] for key in keys]
+    assert [one is not None for one in stored] == below.tolist()
+    assert (info["lossless"], info["min_psnr_db"]) == (below.sum(), floor_db)
+    assert info["lossless_bytes"] == sum(len(one or b"") for one in stored)
+    assert info["stream_bytes"] == 40 * 512
+    assert info["psnr_min_db"] == psnrs_db.min()
+
+
+def test_the_floor_itself_is_high_enough(signs_dir: Path, archive_dir: Path, tmp_path: Path) -> None:
+    with tsae.open_archive(str(archive_dir)) as lossy:
+        worst_db = lossy.info()["psnr_min_db"]
+    with run(signs_dir, tmp_path / "at", min_psnr_db=worst_db) as archive:
+        assert archive.info()["lossless"] == 0
+    with run(signs_dir, tmp_path / "above", min_psnr_db=worst_db + 1 / 64) as archive:
+        assert archive.info()["lossless"] >= 1
+
+
+def test_a_floor_and_its_count_are_told(signs_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", str(signs_dir), str(tmp_path / "archive"), "--min-psnr=100"]) == 0
+    assert "40 stored losslessly as well" in capfd.readouterr().out
+    assert main(["decompress", str(tmp_path / "archive"), str(tmp_path / "out")]) == 0
+    with tsae.open_archive(str(tmp_path / "archive")) as archive:
+        keys = list(archive)
+    back = np.stack([np.asarray(Image.open(tmp_path / "out" / key)) for key in keys])
+    np.testing.assert_array_equal(back, originals(signs_dir, keys))
+
+
+@pytest.mark.parametrize("floor", ["0", "-3", "nan", "inf", "100.01", "1e9"])
+def test_a_floor_that_makes_no_sense_is_refused(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], floor: str
+) -> None:
+    assert "--min-psnr" in refused(folder, tmp_path / "archive", capfd, f"--min-psnr={floor}")
+    assert not (tmp_path / "archive").exists()
+
+
+def test_a_floor_without_verification_is_refused(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    message = refused(folder, tmp_path / "archive", capfd, "--min-psnr=30", "--no-verify")
+    assert "leave out --no-verify" in message
+    with pytest.raises(SystemExit):
+        main(["compress", str(folder), str(tmp_path / "archive"), "--min-psnr=high"])
+    assert not (tmp_path / "archive").exists()
+
+
+@pytest.mark.parametrize("length", [4_096, 4_097, 100_000])
+def test_a_label_too_long_to_be_read_is_never_written(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], length: int
+) -> None:
+    (folder / "labels.csv").write_text(f"path,label\ngood0.png,{'x' * length}\ngood1.png,stop\n")
+    with run(folder, tmp_path / "archive") as archive:
+        expected = ["x" * length if length <= 4_096 else None, "stop", None]
+        assert [row["label"] for row in archive.rows()] == expected
+        assert len(archive[:]) == 3
+    assert ("label" in capfd.readouterr().err) == (length > 4_096)

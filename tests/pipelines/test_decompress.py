@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,9 +13,13 @@ from PIL import Image
 import tsae
 from pipelines import compress, decompress
 from pipelines.options import CompressOptions, DecompressOptions
-from tsae.archive import failures_from_bytes
+from tsae import archive as ar
+from tsae.archive import ArchiveFiles, Failure, failures_from_bytes
 from tsae.cli import main
+from tsae.config import Preprocessing
 from tsae.errors import FormatError, InputError
+from tsae.images import encode_image
+from tsae.zoo import read_model_file
 
 
 def run(archive: Path | str, output: Path | str, *flags: str, **options: object) -> tuple[int, int, int]:
@@ -95,16 +99,40 @@ def three_shards(signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return tmp_path / "three"
 
 
-@pytest.mark.parametrize("what", ["missing", "footer"])
+def failures_beside(output: Path) -> list[Failure]:
+    table = Path(f"{output}.failures.parquet")
+    return failures_from_bytes(table.read_bytes(), str(table))
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "pages"])
 def test_a_lost_shard_does_not_keep_the_others_from_coming_back(three_shards: Path, tmp_path: Path, what: str) -> None:
+    """Where not even its keys can be read, its row group stands for them."""
+    shard = sorted((three_shards / "shards").iterdir())[1]
+    data = shard.read_bytes()
+    shard.unlink() if what == "missing" else shard.write_bytes(bytes(len(data)) if what == "pages" else b"")
+    written, present, failed = run(three_shards, tmp_path / "out")
+    assert (written, present, failed) == (27, 0, 1)
+    [failure] = failures_beside(tmp_path / "out")
+    assert failure.path.endswith(f"shards/{shard.name} row group 0")
+    assert failure.stage == "read"
+
+
+def test_a_lost_footer_loses_no_image(three_shards: Path, tmp_path: Path) -> None:
+    """The lists have copies."""
     shard = sorted((three_shards / "shards").iterdir())[1]
     data = bytearray(shard.read_bytes())
     data[-40] ^= 1
-    shard.unlink() if what == "missing" else shard.write_bytes(data)
+    shard.write_bytes(data)
+    assert run(three_shards, tmp_path / "out") == (40, 0, 0)
+
+
+def test_a_lost_list_is_told_as_a_failure_of_each_shard(three_shards: Path, tmp_path: Path) -> None:
+    (lists,) = (three_shards / "lists").iterdir()
+    lists.unlink()
     written, present, failed = run(three_shards, tmp_path / "out")
-    assert (written, present, failed) == (27, 0, 1)
-    [failure] = failures_from_bytes(Path(f"{tmp_path / 'out'}.failures.parquet").read_bytes(), "it")
-    assert failure.path == f"shards/{shard.name} (13 images)"
+    assert (written, present) == (0, 0)
+    assert failed == 3
+    assert all(lists.name in failure.message for failure in failures_beside(tmp_path / "out"))
 
 
 def test_a_selection_is_written_and_nothing_else(archive_dir: Path, tmp_path: Path) -> None:
@@ -138,25 +166,16 @@ def test_names_do_not_depend_on_the_selection(tmp_path: Path) -> None:
 
 
 def damage(archive: Path, key: str) -> None:
-    """Changes one latent of a record and makes Parquet's own page checksum agree, so that only the record's can tell."""
-    import hashlib
-    import json
-
-    from tsae.archive import ShardReader, concatenate, shard_to_bytes
-
-    manifest = json.loads((archive / "manifest.json").read_text())
-    entry = next(shard for shard in manifest["shards"] if shard["first_key"] <= key <= shard["last_key"])
-    reader = ShardReader(io.BytesIO((archive / entry["file"]).read_bytes()), "it")
-    records = concatenate([reader.read(group)[0] for group in range(reader.row_groups)])
-    row = records.keys.index(key)
-    crc32 = records.checksums()
+    """Changes one latent of a record and makes all checksums of files and pages agree, so that only the record's can tell."""
+    files = ArchiveFiles(str(archive))
+    records = files.shard_records(0)
+    row, crc32 = records.keys.index(key), records.checksums()
     records.streams[row] = bytes([records.streams[row][0] ^ 1]) + records.streams[row][1:]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(records), "checksums", lambda self: crc32)
-        data = shard_to_bytes(records, reader.metadata())
-    (archive / entry["file"]).write_bytes(data)
-    entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (archive / "manifest.json").write_text(json.dumps(manifest))
+        entry = ar.write_shard(files.folder, 0, records, {}, files.manifest.model_sha256)
+    lists = ar.write_lists(files.folder, files, {0: entry}, [])
+    ar.commit(files.folder, dataclasses.replace(files.manifest, lists=lists), files.manifest_text)
 
 
 def test_a_damaged_record_fails_alone_beside_the_output(
@@ -176,18 +195,34 @@ def test_a_damaged_record_fails_alone_beside_the_output(
     assert not table.exists()
 
 
-def test_the_images_of_a_damaged_page_are_named(archive_dir: Path, tmp_path: Path) -> None:
+def flip(archive: Path, find: bytes, offset: int = 0) -> None:
+    """Flips a bit in the only shard, near bytes that are in it."""
+    (shard,) = (archive / "shards").iterdir()
+    data = bytearray(shard.read_bytes())
+    data[data.index(find) + offset] ^= 1
+    shard.write_bytes(data)
+
+
+def test_a_flipped_bit_costs_its_own_image_only(archive_dir: Path, tmp_path: Path) -> None:
+    """Not all that share its page."""
     copy = shutil.copytree(archive_dir, tmp_path / "copy")
     with tsae.open_archive(str(archive_dir)) as archive:
-        stream = archive.record(next(archive.keys())).streams[0]
-    shard = next((copy / "shards").iterdir())
-    data = bytearray(shard.read_bytes())
-    data[data.find(stream)] ^= 1
-    shard.write_bytes(data)
-    assert run(copy, tmp_path / "out") == (0, 0, 40)
-    failures = failures_from_bytes(Path(f"{tmp_path / 'out'}.failures.parquet").read_bytes(), "it")
+        key = list(archive.keys())[20]
+        flip(copy, archive.record(key).streams[0], 100)
+    assert run(copy, tmp_path / "out") == (39, 0, 1)
+    assert [(f.path, f.stage, f.error) for f in failures_beside(tmp_path / "out")] == [(key, "read", "CorruptDataError")]
+    run(archive_dir, tmp_path / "intact")
+    intact = tree(tmp_path / "intact")
+    assert tree(tmp_path / "out") == {name: data for name, data in intact.items() if name != key}
+
+
+def test_the_images_of_a_damaged_page_are_named(archive_dir: Path, tmp_path: Path) -> None:
+    """Bytes that tell where streams end: what is left cannot be told apart, but for the keys."""
+    copy = shutil.copytree(archive_dir, tmp_path / "copy")
     with tsae.open_archive(str(archive_dir)) as archive:
-        assert [failure.path for failure in failures] == list(archive)
+        flip(copy, archive.record(next(archive.keys())).streams[0], -10)
+        assert run(copy, tmp_path / "out") == (0, 0, 40)
+        assert [failure.path for failure in failures_beside(tmp_path / "out")] == list(archive)
 
 
 def test_memory_urls_work_like_folders(archive_dir: Path, tmp_path: Path) -> None:
@@ -224,26 +259,35 @@ def test_an_archive_without_its_model_is_refused_before_anything_is_written(arch
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("key", ["../up.png", "/absolute.png", "a//b.png", "a/../b.png", "./a.png", ""])
+@pytest.mark.parametrize("key", ["../up.png", "/absolute.png", "a//b.png", "a/../b.png", "./a.png", "", "C:/x.png", "a\0.png"])
 def test_a_hostile_key_is_never_written(key: str, tmp_path: Path) -> None:
     """An archive that somebody crafted: its checksums hold, its keys would leave the folder."""
-    import hashlib
-
-    from tsae.archive import Folder, Manifest, Records, ShardEntry, commit, shard_to_bytes, write_digested
-    from tsae.config import Preprocessing
-    from tsae.zoo import read_model_file
-
     model = read_model_file("seed-8x8x8")
-    sha256 = hashlib.sha256(model).hexdigest()
-    one = np.ones(1, np.uint32)
-    records = Records([key], one, one, [None], one.astype(np.uint8), [bytes(512)])
-    data = shard_to_bytes(records, {"format_version": 1, "model_sha256": sha256})
-    folder = Folder(str(tmp_path / "x" / "archive"))
-    entry = ShardEntry(
-        *write_digested(folder, "shards", 0, data)[:1], 1, len(data), hashlib.sha256(data).hexdigest(), key, key, 512
+    sha256, one = ar.digest(model), np.ones(1, np.uint32)
+    records = ar.Records(
+        [key], one, one, [None], one.astype(np.float32), one.astype(np.uint8), [bytes(512)], [encode_image(PIXELS, "webp")]
     )
-    preprocessing = Preprocessing().to_json()
-    commit(folder, Manifest("seed-8x8x8", sha256, preprocessing, "me", 0, 0, (entry,), ()), model)
+    folder = ar.Folder(str(tmp_path / "x" / "archive"))
+    lists = ar.write_lists(folder, None, {}, [ar.write_shard(folder, 0, records, {}, sha256)])
+    manifest = ar.Manifest(
+        requires=(),
+        model="seed-8x8x8",
+        model_file=ar.MODEL_FILE,
+        model_bytes=len(model),
+        model_sha256=sha256,
+        latent_shape=(8, 8, 8),
+        preprocessing=Preprocessing().to_json(),
+        settings=ar.Settings("/in", "/in", True, None),
+        created_by="me",
+        counts=ar.count(folder, lists, 0, 0),
+        lists=lists,
+        failures=(),
+    )
+    ar.write(folder, ar.MODEL_FILE, model)
+    ar.commit(folder, manifest, None)
     before = tree(tmp_path)
     assert run(tmp_path / "x" / "archive", tmp_path / "x" / "out") == (0, 0, 1)
     assert tree(tmp_path).keys() - before.keys() == {"x/out.failures.parquet"}
+
+
+PIXELS = np.zeros((32, 32, 3), np.uint8)

@@ -77,7 +77,7 @@ class Job:
         return workers_of(self.process.pid)
 
     def wait_for_shards(self) -> None:
-        wait_for(lambda: list(self.archive.glob("job/done/*.json")))
+        wait_for(lambda: list(self.archive.glob("job/*/done/*.json")))
 
     def end(self) -> tuple[int, str]:
         _, err = self.process.communicate(timeout=60)

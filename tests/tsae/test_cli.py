@@ -44,7 +44,8 @@ def test_ls_json_is_one_array(archive_dir: Path, capsys: pytest.CaptureFixture[s
     assert main(["ls", str(archive_dir), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 40
-    assert rows[0].keys() == {"key", "width", "height", "label"}
+    assert rows[0].keys() == {"key", "width", "height", "label", "psnr_db"}
+    assert all(15 < row["psnr_db"] < 60 for row in rows)
     assert main(["ls", str(archive_dir), "none*", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
 
@@ -217,7 +218,7 @@ def test_an_interrupted_job_leaves_no_archive_and_can_be_finished(tmp_path: Path
     command = [sys.executable, "-m", "tsae", "compress", str(tmp_path / "in"), str(archive), "--workers=1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
         deadline = time.monotonic() + 60
-        while not list(archive.glob("job/done/*.json")) and time.monotonic() < deadline:
+        while not list(archive.glob("job/*/done/*.json")) and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(job.pid, number)
         _, err = job.communicate(timeout=60)

@@ -12,7 +12,7 @@ from tsae.archive import Records
 from tsae.checkpoint import model_from_bytes
 from tsae.codec import Codec
 from tsae.errors import CorruptDataError
-from tsae.images import resize
+from tsae.images import encode_image, encode_lossless, resize
 from tsae.metrics import psnr_db
 from tsae.model import to_network_input
 from tsae.signs import draw_signs
@@ -36,7 +36,8 @@ def images() -> np.ndarray:
 def records_of(streams: list[bytes], coding: int = 1) -> Records:
     n = len(streams)
     sizes = np.full(n, 32, np.uint32)
-    return Records([f"{i:03d}.png" for i in range(n)], sizes, sizes, [None] * n, np.full(n, coding, np.uint8), streams)
+    keys, psnrs_db = [f"{i:03d}.png" for i in range(n)], np.full(n, np.nan, np.float32)
+    return Records(keys, sizes, sizes, [None] * n, psnrs_db, np.full(n, coding, np.uint8), streams, [None] * n)
 
 
 def test_every_stream_has_512_bytes(codec: Codec, images: np.ndarray) -> None:
@@ -109,3 +110,23 @@ def test_a_stream_that_the_model_cannot_decode_is_named(codec: Codec, stream: by
     records = dataclasses.replace(records_of([*good, stream]), codings=np.array([1, coding], np.uint8))
     with pytest.raises(CorruptDataError, match=r"001\.png.*coding"):
         codec.decode(records)
+
+
+def test_images_that_are_stored_losslessly_come_back_exactly(codec: Codec, images: np.ndarray) -> None:
+    records = records_of(codec.encode(images[:20]))
+    lossy = codec.decode(records)
+    mixed = dataclasses.replace(records, lossless=[encode_lossless(x) if i % 3 else None for i, x in enumerate(images[:20])])
+    decoded = codec.decode(mixed)
+    for row in range(20):
+        np.testing.assert_array_equal(decoded[row], images[row] if row % 3 else lossy[row])
+    assert (lossy != images[:20]).any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(codec.latents(mixed), codec.latents(records))
+
+
+@pytest.mark.parametrize("file", [b"", b"RIFF", b"x" * 200, encode_image(np.zeros((31, 32, 3), np.uint8), "webp")])
+def test_a_lossless_image_that_is_none_is_named(codec: Codec, file: bytes) -> None:
+    good = codec.encode(np.zeros((2, 32, 32, 3), np.uint8))
+    records = dataclasses.replace(records_of(good), lossless=[None, file])
+    with pytest.raises(CorruptDataError, match=r"001\.png: its lossless image: .*restore the file") as caught:
+        codec.decode(records)
+    assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tsae.errors import ImageError
-from tsae.images import MAX_FILE_BYTES, MAX_PIXELS, decode_image, encode_image, resize
+from tsae.images import MAX_FILE_BYTES, MAX_PIXELS, decode_image, decode_lossless, encode_image, encode_lossless, resize
 from tsae.signs import draw_sign
 
 Array = NDArray[Any]
@@ -424,3 +424,48 @@ def test_encode_writes_the_format_that_is_asked_for() -> None:
     assert names == {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
     with pytest.raises(ValueError, match="'gif'"):
         encode_image(SIGN, "gif")
+
+
+# Lossless, as archives keep it
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 16, 256]))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_lossless_images_are_exact(seed: int, levels: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, levels, (32, 32, 3), np.uint8) * (255 // max(1, levels - 1) or 1)
+    pixels = pixels.astype(np.uint8)
+    data = encode_lossless(pixels)
+    assert encode_lossless(pixels) == data
+    back = decode_lossless(data)
+    assert (back.shape, back.dtype) == ((32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(back, pixels)
+
+
+def test_lossless_images_of_signs_are_smaller_than_their_pixels() -> None:
+    small = resize(Image.fromarray(SIGN))
+    assert len(encode_lossless(small)) < 0.9 * small.size
+    np.testing.assert_array_equal(decode_lossless(encode_lossless(small)), small)
+    np.testing.assert_array_equal(pixels_of(encode_lossless(small)), small)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"RIFF",
+        b"x" * 500,
+        file_of(SIGN[:32, :32], "PNG"),
+        file_of(np.zeros((32, 31, 3), np.uint8), "WEBP"),
+        file_of(np.zeros((64, 64, 3), np.uint8), "WEBP"),
+        encode_lossless(resize(Image.fromarray(SIGN)))[:-50],
+    ],
+)
+def test_what_is_no_lossless_image_is_refused(data: bytes) -> None:
+    with pytest.raises(ImageError, match=f"^{len(data)} bytes, .*32 x 32.*restore the file") as caught:
+        decode_lossless(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lossless_image_of_another_size_is_read_if_asked_for() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 7, 3), np.uint8)
+    np.testing.assert_array_equal(decode_lossless(encode_lossless(pixels), 7), pixels)

@@ -68,7 +68,7 @@ def test_a_folder_is_listed_deeply_and_sorted(tmp_path: Path) -> None:
     assert listing.root == str(tmp_path)
     assert listing.keys == ["B.PNG", "a.png", "a/.hidden.bmp", "a/b/c.webp", "a/z.jpg", "b.png"]
     assert (listing.failures, listing.skipped, listing.notes) == ([], 0, [])
-    assert read_input(listing.root, "a/b/c.webp") == b"content of a/b/c.webp"
+    assert read_input(listing.root, "a/b/c.webp")[0] == b"content of a/b/c.webp"
 
 
 def test_a_relative_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_unusual_names_are_keys_like_any_other(tmp_path: Path, name: str) -> Non
     touch(tmp_path, name)
     listing = list_inputs(str(tmp_path))
     assert listing.keys == [name]
-    assert read_input(listing.root, name) == b"content of " + name.encode()
+    assert read_input(listing.root, name)[0] == b"content of " + name.encode()
 
 
 def test_names_that_are_not_utf_8_are_failures_percent_escaped(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
     (tmp_path / "in" / "file.png").symlink_to(tmp_path / "elsewhere" / "b.png")
     (tmp_path / "in" / "folder").symlink_to(tmp_path / "elsewhere")
     assert list_inputs(str(tmp_path / "in")).keys == ["a.png", "file.png", "folder/b.png", "folder/deep/c.png"]
-    assert read_input(str(tmp_path / "in"), "file.png") == b"content of elsewhere/b.png"
+    assert read_input(str(tmp_path / "in"), "file.png")[0] == b"content of elsewhere/b.png"
 
 
 def test_a_loop_of_links_ends(tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_remote_folders_globs_and_lists() -> None:
         listing = list_inputs(source)
         assert (listing.root, listing.keys) == ("memory://inputs", ["a.png", "sub/b.jpg", "sub/deep/c.png"])
         assert (listing.skipped, listing.labels) == (3, {"a.png": "stop"})
-    assert read_input("memory://inputs", "sub/b.jpg") == b"sub/b.jpg"
+    assert read_input("memory://inputs", "sub/b.jpg")[0] == b"sub/b.jpg"
     with pytest.raises(ImageError, match="cannot be read"):
         read_input("memory://inputs", "missing.png")
     listing = list_inputs("memory://inputs/**/*.png")

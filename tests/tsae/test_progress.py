@@ -27,6 +27,16 @@ def test_plain_lines_tell_count_rate_and_facts() -> None:
     assert lines[0].endswith("loss=0.5")
 
 
+def test_bytes_are_shown_in_millions(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with Progress(188_666_633, "verifying", "bytes", stream) as bar:
+        now[0] += 2
+        bar.update(40_000_000)
+    assert stream.getvalue() == "verifying: 40.0/188.7 MB, 20.0 MB/s, 7 s left\n"
+
+
 def test_plain_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])

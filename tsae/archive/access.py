@@ -1,19 +1,35 @@
-"""Access to the records of a committed archive: by key, by shard, all of them. Owns finding, not decoding."""
+"""Access to the records of a committed archive: by key, by position, by shard, all of them. Owns finding, not decoding.
+
+A position is a record's place in the order of commits, and of keys within a shard; later commits add positions at the end.
+"""
 
 from __future__ import annotations
 
 import bisect
 import fnmatch
-import hashlib
-from collections.abc import Iterator
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from tsae.archive.failures import Failure, failures_from_bytes
-from tsae.archive.manifest import MODEL_FILE, Manifest, read_manifest
-from tsae.archive.records import Records
-from tsae.archive.shards import ShardReader
+from tsae.archive.files import read_digested
+from tsae.archive.lists import ShardEntry, ShardList
+from tsae.archive.manifest import Manifest, read_manifest_text
+from tsae.archive.provenance import Origin, read_origins
+from tsae.archive.records import RECORD_SCHEMA, Records, concatenate
+from tsae.archive.shards import Shard
 from tsae.errors import CorruptDataError, FormatError
 from tsae.paths import Folder
+
+OPEN_LISTS = 16
+"""Lists kept in memory, of some 5 MB each: 67 million images."""
+
+OPEN_SHARDS = 256
+"""Shards whose footers are kept parsed, some 100 kB each: a million images."""
 
 
 def matches(key: str, glob: str | None) -> bool:
@@ -22,21 +38,31 @@ def matches(key: str, glob: str | None) -> bool:
 
 
 class ArchiveFiles:
-    """The files of one committed archive, opened as they are needed."""
+    """One committed state of an archive. Safe to share between threads, and to pickle: the state goes along.
 
-    def __init__(self, path: str) -> None:
+    Nothing but the manifest is read before it is needed, and no file stays open.
+    """
+
+    def __init__(self, path: str, manifest_text: bytes | None = None) -> None:
         """Reads the manifest.
 
         Args:
             path: Local path or URL of the archive.
+            manifest_text: The manifest's bytes, where they are known already.
 
         Raises:
             FormatError: if there is no archive of this version.
         """
         self.folder = Folder(path)
-        self.manifest: Manifest = read_manifest(self.folder)
-        self._last_keys = [shard.last_key for shard in self.manifest.shards]
-        self._open_shard: tuple[int, ShardReader] | None = None
+        self.manifest_text = read_manifest_text(self.folder) if manifest_text is None else manifest_text
+        self.manifest = Manifest.from_json(self.manifest_text, f"{path}/manifest.json")
+        self._image_ends = list(itertools.accumulate(entry.images for entry in self.manifest.lists))
+        self._shard_ends = list(itertools.accumulate(entry.rows for entry in self.manifest.lists))
+        self._list: Callable[[int], ShardList] = functools.lru_cache(OPEN_LISTS)(self._read_list)
+        self._shard: Callable[[int, int], Shard] = functools.lru_cache(OPEN_SHARDS)(self._open_shard)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ArchiveFiles, (self.folder.path, self.manifest_text)
 
     def model_file(self) -> bytes:
         """The bytes of the model, known to be those that the archive was written with.
@@ -44,95 +70,252 @@ class ArchiveFiles:
         Raises:
             FormatError: if the file is missing or is another one.
         """
-        return self._read(MODEL_FILE, self.manifest.model_sha256)
+        return self._whole_file(self.manifest.model_file, self.manifest.model_sha256, self.manifest.model_bytes)
 
-    def shard(self, index: int) -> ShardReader:
-        """Opens shard `index`; the last one used stays open.
-
-        Raises:
-            CorruptDataError: if it is missing, damaged, or not the shard that the manifest names.
-            FormatError: if it is a shard without metadata.
-        """
-        if self._open_shard is not None and self._open_shard[0] == index:
-            return self._open_shard[1]
-        entry = self.manifest.shards[index]
-        source = f"{self.folder.path}/{entry.file}"
+    def _whole_file(self, name: str, sha256: str, size_bytes: int) -> bytes:
         try:
-            reader = ShardReader(self.folder.open(entry.file), source)
-        except OSError as error:
-            raise CorruptDataError(f"{source}: cannot be opened ({error.strerror or error}); restore the file") from error
-        expected = (entry.rows, (entry.first_key, entry.last_key), self.manifest.model_sha256)
-        if (reader.rows, reader.key_range(), reader.metadata().get("model_sha256")) != expected:
-            raise CorruptDataError(f"{source}: not the shard that the manifest names; restore the file")
-        self._open_shard = index, reader
-        return reader
+            return read_digested(self.folder, name, sha256, size_bytes)
+        except FormatError as error:
+            raise FormatError(self._explain(str(error))) from error
 
-    def get(self, key: str) -> Records:
-        """The record of one key, reading one row group.
+    def _explain(self, message: str) -> str:
+        """A message on a missing or wrong file, or what is behind it if the archive is no longer the one opened."""
+        try:
+            is_current = read_manifest_text(self.folder) == self.manifest_text
+        except FormatError:
+            is_current = True
+        return message if is_current else f"{self.folder.path}: was changed since it was opened; open it again"
+
+    def _read_list(self, index: int) -> ShardList:
+        entry = self.manifest.lists[index]
+        found = ShardList(self._whole_file(entry.file, entry.sha256, entry.bytes), f"{self.folder.path}/{entry.file}")
+        ends = [min(row["first_key"] for row in found.rows), max(row["last_key"] for row in found.rows)] if found.rows else []
+        if (len(found), found.ends[-1:], ends) != (entry.rows, [entry.images], [entry.first_key, entry.last_key]):
+            raise CorruptDataError(f"{found.source}: not what the manifest says of it; restore the file")
+        return found
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return self._shard_ends[-1] if self._shard_ends else 0
+
+    def entry(self, shard: int) -> ShardEntry:
+        """What the archive says of a shard, by its number in the order of positions.
 
         Raises:
-            KeyError: if there is none.
-            CorruptDataError: if it is damaged.
+            TsaeError: if its list is missing or damaged.
         """
-        index = bisect.bisect_left(self._last_keys, key)
-        if index == len(self._last_keys) or key < self.manifest.shards[index].first_key:
+        index = bisect.bisect_right(self._shard_ends, shard)
+        return self._list(index).entry(shard - (self._shard_ends[index - 1] if index else 0))
+
+    def entries(self) -> Iterator[ShardEntry]:
+        """All shards' entries in the order of positions.
+
+        Raises:
+            TsaeError: if a list is missing or damaged.
+        """
+        for index in range(len(self.manifest.lists)):
+            yield from self._list(index).entries()
+
+    def entries_of(self, index: int) -> Iterator[ShardEntry]:
+        """The entries of one list in their order.
+
+        Raises:
+            TsaeError: if it is missing or damaged.
+        """
+        return self._list(index).entries()
+
+    def shard(self, shard: int) -> Shard:
+        """A shard, by its number in the order of positions.
+
+        Raises:
+            TsaeError: if its list is missing or damaged, or says of it what cannot be.
+        """
+        index = bisect.bisect_right(self._shard_ends, shard)
+        return self._shard(index, shard - (self._shard_ends[index - 1] if index else 0))
+
+    def _open_shard(self, index: int, row: int) -> Shard:
+        return self.open_entry(self._list(index).entry(row))
+
+    def open_entry(self, entry: ShardEntry) -> Shard:
+        """The shard that an entry names.
+
+        Raises:
+            CorruptDataError: if the entry contradicts itself.
+        """
+        source = f"{self.folder.path}/{entry.file}"
+        shard = Shard(entry.footer, entry.data_bytes, functools.partial(self._read_range, entry.file), source)
+        keys = zip((shard.describe(0)[0], shard.describe(-1)[1]), (entry.first_key, entry.last_key), strict=True)
+        is_other = any(found not in (None, named) for found, named in keys)
+        if is_other or (shard.rows, shard.metadata().get("model_sha256")) != (entry.rows, self.manifest.model_sha256):
+            raise CorruptDataError(f"{source}: not the shard that the archive names; restore the file")
+        return shard
+
+    def _read_range(self, name: str, start: int, length: int) -> bytes:
+        try:
+            return self.folder.read_range(name, start, length)
+        except OSError as error:
+            message = f"{self.folder.path}/{name}: cannot be read ({error.strerror or error}); restore the file"
+            raise CorruptDataError(self._explain(message)) from error
+
+    def records(self, keys: Sequence[str]) -> Records:
+        """The records of some keys, in the order asked for, reading each row group that holds one of them once.
+
+        Raises:
+            KeyError: if there is no such key; all others are not read.
+            TsaeError: if one is damaged.
+        """
+        found: dict[str, Records] = {}
+        open_keys = dict.fromkeys(keys)
+        for lookup in range(len(self.manifest.lists), 0, -1):
+            if open_keys:
+                self._find_in_list(lookup - 1, open_keys, found)
+        for key in open_keys:
             raise KeyError(key)
-        shard = self.shard(index)
-        row_group = shard.find(key)
-        if row_group is None:
-            raise KeyError(key)
-        records, intact = shard.read(row_group)
-        row = bisect.bisect_left(records.keys, key)
-        if row == len(records) or records.keys[row] != key:
-            raise KeyError(key)
-        if not intact[row]:
-            raise CorruptDataError(f"{shard.source}: the record of {key!r} does not match its checksum; restore the file")
-        return records.take([row])
+        return concatenate([found[key] for key in keys])
+
+    def has(self, key: str) -> bool:
+        """Whether there is a record of a key; only keys are read.
+
+        Raises:
+            TsaeError: if what has to be read is damaged.
+        """
+        for index, entry in enumerate(self.manifest.lists):
+            if entry.first_key <= key <= entry.last_key:
+                for shard in map(functools.partial(self._shard, index), self._list(index).candidates(key)):
+                    row_group = shard.group_of(key)
+                    if row_group is not None and key in shard.keys(row_group):
+                        return True
+        return False
+
+    def to_table(self) -> pa.Table:
+        """All records in the order of positions, each known to be intact, as a table of the shards' columns.
+
+        Raises:
+            TsaeError: if a record is damaged.
+        """
+        shards = map(self.shard, range(self.shards))
+        groups = [(shard, row_group) for shard in shards for row_group in range(shard.row_groups)]
+        tables = [_intact(shard, row_group, shard.table(row_group)).to_table() for shard, row_group in groups]
+        return pa.concat_tables(tables) if tables else RECORD_SCHEMA.empty_table()
+
+    def _find_in_list(self, index: int, open_keys: dict[str, None], found: dict[str, Records]) -> None:
+        """Moves the keys that a list's shards hold from `open_keys` to `found`."""
+        lists, entry = self.manifest.lists, self.manifest.lists[index]
+        inside = [key for key in open_keys if entry.first_key <= key <= entry.last_key]
+        wanted: dict[tuple[int, int], list[str]] = {}
+        unsure = set()
+        for key in inside:
+            groups = [(shard, self._shard(index, shard).group_of(key)) for shard in self._list(index).candidates(key)]
+            places = [(shard, row_group) for shard, row_group in groups if row_group is not None]
+            for place in places:
+                wanted.setdefault(place, []).append(key)
+            if len(places) > 1 or sum(other.first_key <= key <= other.last_key for other in lists) > 1:
+                unsure.add(key)
+        for (shard, row_group), group_keys in sorted(wanted.items()):
+            rest = [key for key in group_keys if key in open_keys]
+            if unsure.issuperset(rest):  # most places have none of them: the streams there are not worth reading
+                there = set(self._shard(index, shard).keys(row_group)) if rest else set()
+                rest = [key for key in rest if key in there]
+            for key, record in _pick_keys(self._shard(index, shard), row_group, rest):
+                found[key] = record
+                del open_keys[key]
+
+    def records_at(self, positions: Sequence[int]) -> Records:
+        """The records at some positions, in the order asked for, reading each row group that holds one of them once.
+
+        Raises:
+            IndexError: if there is no such position; negative ones are not looked for.
+            TsaeError: if one is damaged.
+        """
+        wanted: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+        for place, position in enumerate(positions):
+            index, shard, row_group, row = self._locate(position)
+            wanted.setdefault((index, shard, row_group), []).append((place, row))
+        parts, places = [], []
+        for (index, shard, row_group), rows in sorted(wanted.items()):
+            parts.append(_pick_rows(self._shard(index, shard), row_group, [row for _, row in rows]))
+            places += [place for place, _ in rows]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        return concatenate(parts).take(order)
+
+    def _locate(self, position: int) -> tuple[int, int, int, int]:
+        """List, shard in it, row group in that, and row in that, of a position."""
+        if not 0 <= position < self.manifest.images:
+            raise IndexError(f"position {position} of {self.manifest.images}")
+        index = bisect.bisect_right(self._image_ends, position)
+        row = position - (self._image_ends[index - 1] if index else 0)
+        ends = self._list(index).ends
+        shard = bisect.bisect_right(ends, row)
+        row -= ends[shard - 1] if shard else 0
+        return index, shard, *self._shard(index, shard).locate(row)
+
+    def shard_records(self, shard: int) -> Records:
+        """All records of a shard.
+
+        Raises:
+            TsaeError: if it, or a record of it, is damaged.
+        """
+        reader = self.shard(shard)
+        return concatenate([_intact(reader, group, reader.table(group)) for group in range(reader.row_groups)])
+
+    def origins(self, shard: int) -> dict[str, Origin]:
+        """What the records of a shard were made from, by key; empty where that was left out, or is damaged."""
+        return read_origins(self.folder, self.entry(shard).provenance)
 
     def keys(self, glob: str | None = None) -> Iterator[str]:
-        """All keys in order, or those that a glob matches (`*` also matches `/`).
+        """All keys in the order of positions, or those that a glob matches (`*` also matches `/`).
 
         Raises:
-            CorruptDataError: if a shard cannot be read.
+            TsaeError: if a shard cannot be read.
         """
-        for index in range(len(self.manifest.shards)):
-            keys = self.shard(index).keys()
-            yield from (key for key in keys if matches(key, glob))
+        for shard in range(self.shards):
+            yield from (key for key in self.shard(shard).keys() if matches(key, glob))  # noqa: SIM118 - a method of its own
 
     def rows(self, columns: list[str], glob: str | None = None) -> Iterator[dict[str, Any]]:
-        """The named columns of all records in order, or of those whose key a glob matches.
+        """The named columns of all records in the order of positions, or of those whose key a glob matches.
 
         Raises:
-            CorruptDataError: if a shard cannot be read.
+            TsaeError: if a shard cannot be read.
         """
-        for index in range(len(self.manifest.shards)):
-            yield from (row for row in self.shard(index).columns(columns) if matches(row["key"], glob))
+        for shard in range(self.shards):
+            yield from (row for row in self.shard(shard).columns(columns) if matches(row["key"], glob))
 
     def failures(self) -> list[Failure]:
-        """The failures table.
+        """The failures table, sorted by path.
 
         Raises:
             FormatError: if a file of it cannot be read, or is not the one that the manifest names.
         """
         found = []
         for entry in self.manifest.failures:
-            found += failures_from_bytes(self._read(entry.file, entry.sha256), f"{self.folder.path}/{entry.file}")
+            data = self._whole_file(entry.file, entry.sha256, entry.bytes)
+            found += failures_from_bytes(data, f"{self.folder.path}/{entry.file}")
         return sorted(found, key=lambda failure: failure.path)
 
-    def _read(self, name: str, sha256: str) -> bytes:
-        """A whole file, known to be the one that was written."""
-        source = f"{self.folder.path}/{name}"
-        try:
-            data = self.folder.read(name)
-        except OSError as error:
-            raise FormatError(f"{source}: cannot be read ({error.strerror or error}); restore the file") from error
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != sha256:
-            raise FormatError(f"{source}: SHA-256 {digest}, the archive needs {sha256}; restore the file")
-        return data
 
-    def close(self) -> None:
-        """Closes what is open."""
-        if self._open_shard is not None:
-            self._open_shard[1].close()
-            self._open_shard = None
+def _pick_keys(shard: Shard, row_group: int, keys: list[str]) -> Iterator[tuple[str, Records]]:
+    """Those of some keys that a row group has, and their records; the group is read once."""
+    if keys:
+        table = shard.table(row_group)
+        rows = pc.index_in(pa.array(keys, pa.string()), table.column("key").combine_chunks()).to_pylist()
+        there = [(key, row) for key, row in zip(keys, rows, strict=True) if row is not None]
+        records = _intact(shard, row_group, table.take(pa.array([row for _, row in there], pa.int64())))
+        yield from ((key, records.take([i])) for i, (key, _) in enumerate(there))
+
+
+def _pick_rows(shard: Shard, row_group: int, rows: list[int]) -> Records:
+    return _intact(shard, row_group, shard.table(row_group).take(rows))
+
+
+def _intact(shard: Shard, row_group: int, table: pa.Table) -> Records:
+    """Rows of a row group as records.
+
+    Raises:
+        CorruptDataError: if one is damaged; the message names its key.
+    """
+    records, intact = shard.check(table, row_group)
+    if not intact.all():
+        key = records.keys[int(intact.argmin())]
+        raise CorruptDataError(f"{shard.source}: the record of {key[:100]!r} does not match its checksum; restore the file")
+    return records

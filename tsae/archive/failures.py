@@ -6,11 +6,23 @@ import dataclasses
 from collections.abc import Iterable
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from tsae.errors import FormatError
+from tsae.archive.parquet import TableFile, read_table
+from tsae.errors import CorruptDataError, FormatError
 
-FAILURE_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("path", "stage", "error", "message")])
+FAILURE_FILE = TableFile(
+    "a failures table",
+    pa.schema(
+        [
+            *(pa.field(name, pa.string(), nullable=False) for name in ("path", "stage", "error", "message")),
+            pa.field("size_bytes", pa.uint64()),
+            pa.field("version", pa.string()),
+        ]
+    ),
+)
+
+GROUP_ROWS = 4096
+"""Failures in a row group: some 100 kB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +34,16 @@ class Failure:
         stage: Where it ended: "list", "read", "decode" or "write".
         error: The class of the error.
         message: What was wrong, on one line.
+        size_bytes: Of the file, where it could be read: tells whether it was changed since.
+        version: Of the file, see `tsae.archive.provenance`; None where it could not be read.
     """
 
     path: str
     stage: str
     error: str
     message: str
+    size_bytes: int | None = None
+    version: str | None = None
 
 
 def failures_to_bytes(failures: Iterable[Failure]) -> bytes:
@@ -35,16 +51,16 @@ def failures_to_bytes(failures: Iterable[Failure]) -> bytes:
 
     What is not UTF-8, such as a file's name in a message, is escaped with backslashes.
     """
-    rows = [_encodable(dataclasses.asdict(failure)) for failure in sorted(failures, key=dataclasses.astuple)]
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        pa.Table.from_pylist(rows, FAILURE_SCHEMA), sink, compression="zstd", store_schema=False, write_page_checksum=True
-    )
-    return bytes(sink.getvalue())
+    rows = [
+        _encodable(failure) for failure in sorted(failures, key=lambda failure: (failure.path, failure.stage, failure.message))
+    ]
+    groups = [min(GROUP_ROWS, len(rows) - start) for start in range(0, len(rows), GROUP_ROWS)]
+    return FAILURE_FILE.to_bytes(pa.Table.from_pylist(rows, FAILURE_FILE.schema), groups)
 
 
-def _encodable(row: dict[str, str]) -> dict[str, str]:
-    return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in row.items()}
+def _encodable(failure: Failure) -> dict[str, object]:
+    fields = dataclasses.asdict(failure)
+    return {k: v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for k, v in fields.items()}
 
 
 def failures_from_bytes(data: bytes, source: str) -> list[Failure]:
@@ -58,12 +74,9 @@ def failures_from_bytes(data: bytes, source: str) -> list[Failure]:
         The failures, sorted by path.
 
     Raises:
-        FormatError: if it is no Parquet file with those columns.
+        FormatError: if it is no such file.
     """
     try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True).cast(FAILURE_SCHEMA)
-        if any(column.null_count for column in table.columns):
-            raise ValueError("empty cells")
-        return [Failure(**row) for row in table.to_pylist()]
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        return [Failure(**row) for row in read_table(FAILURE_FILE, data, source).to_pylist()]
+    except (CorruptDataError, ValueError) as error:
         raise FormatError(f"{source}: no failures table ({' '.join(str(error).split())[:200]}); restore the file") from error

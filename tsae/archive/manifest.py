@@ -1,72 +1,103 @@
-"""The manifest: the one file that makes an archive of shards, and whose writing is the commit. Owns names and JSON.
-
-```
-ARCHIVE/manifest.json                      written last; what it does not name is not part of the archive
-ARCHIVE/model.safetensors                  decodes the streams; bound by its SHA-256
-ARCHIVE/shards/<number>-<sha256>.parquet   records
-ARCHIVE/failures/<number>-<sha256>.parquet what did not come through; absent where everything did
-ARCHIVE/job/                               only while a job runs: its list of inputs and its model
-```
-"""
+"""The manifest: the one file that makes an archive of other files, and names its lists. Owns its JSON, not its writing."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import math
 import re
 from typing import Any
 
-from tsae.errors import FormatError, InputError
-from tsae.paths import TEMPORARY, Folder
+from tsae.archive.files import (
+    JOB_FOLDER,
+    MANIFEST_FILE,
+    MAX_LIST_SHARDS,
+    MAX_SHARD_RECORDS,
+    MODEL_FILE,
+    OTHER_MODEL_FILE,
+    FileEntry,
+    check_name,
+    digest,
+)
+from tsae.errors import CorruptDataError, FormatError, TsaeError
+from tsae.paths import Folder
 
 FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
-MODEL_FILE = "model.safetensors"
-JOB_FOLDER = "job"
-DIGEST_DIGITS = 16
-"""Hexadecimal digits of the SHA-256 in file names: 64 bits, no collision among the files of one archive."""
 
-FILE_NAME = re.compile(rf"(shards|failures)/[0-9]{{6,}}-[0-9a-f]{{{DIGEST_DIGITS}}}\.parquet")
-"""What `write_digested` names files, and so what a manifest may name."""
+MAX_BYTES = 2**26
+"""Of a manifest, no more is read: lists take 300 bytes each, so that is for 200,000 of 4 million images."""
 
-JOB_FILE = re.compile(rf"{JOB_FOLDER}/(plan\.json|listing\.parquet|model\.safetensors|done/[0-9]{{6,}}\.json)")
-"""What a job keeps in its folder while it runs; see `tsae.jobs.plan`."""
+KNOWN_FEATURES: frozenset[str] = frozenset()
+"""Names that a manifest may list under `requires`: what a reader of this version understands beyond version 1's text."""
 
-JSON_TYPES = {"str": str, "int": int, "dict[str, Any]": dict}
+HEAD = re.compile(rb'\{"format": "tsae", "format_version": 1, "sha256": "([0-9a-f]{64})",\n')
+"""The first line of a manifest; the digest is of all that follows."""
+
+SHA256 = re.compile("[0-9a-f]{64}")
+
+JSON_TYPES = {"str": str, "bool": bool, "dict[str, Any]": dict}
 """Annotations of the fields below to what `json` must have made of them."""
 
 
 @dataclasses.dataclass(frozen=True)
-class FileEntry:
-    """A file that the manifest vouches for.
+class ListEntry(FileEntry):
+    """A list, with what lets a key or position be found without reading all of them; `rows` counts its shards.
 
     Attributes:
-        file: Name relative to the archive.
-        rows: Number of records, or of failures.
-        bytes: Its size.
-        sha256: Of its bytes, hexadecimal.
+        images: Records in its shards.
+        first_key: Smallest key.
+        last_key: Largest key.
     """
 
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
+    images: int
+    first_key: str
+    last_key: str
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardEntry(FileEntry):
-    """A shard, with what lets a key be found without opening all of them.
+class Counts:
+    """Sums over an archive.
 
     Attributes:
-        first_key: Smallest key.
-        last_key: Largest key.
-        stream_bytes: Sum of its streams' lengths.
+        images: Number of records.
+        shards: Number of shards.
+        failures: Rows of the failures table.
+        skipped: Input files passed over because of their endings.
+        source_bytes: Size of the image files that came through.
+        stream_bytes: Sum of the streams' lengths.
+        lossless: Number of images that are stored losslessly as well.
+        lossless_bytes: Sum of those images' lengths.
+        psnr_mean_db: Mean PSNR of the images; None where one was not measured.
+        psnr_min_db: Least PSNR of the images; None where one was not measured.
     """
 
-    first_key: str
-    last_key: str
+    images: int
+    shards: int
+    failures: int
+    skipped: int
+    source_bytes: int
     stream_bytes: int
+    lossless: int
+    lossless_bytes: int
+    psnr_mean_db: float | None
+    psnr_min_db: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a run must have in common with the runs before it to bring their archive up to date.
+
+    Attributes:
+        source: The INPUT, absolute.
+        root: Folder that keys are relative to.
+        verify: Whether each image was decoded and measured.
+        min_psnr_db: PSNR below which an image is stored losslessly as well; None is never.
+    """
+
+    source: str
+    root: str
+    verify: bool
+    min_psnr_db: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,122 +105,167 @@ class Manifest:
     """What an archive is.
 
     Attributes:
+        requires: Names of features that a reader must know.
         model: Its name.
+        model_file: Where it lies in the archive.
+        model_bytes: Size of the model file.
         model_sha256: Digest of the model file.
+        latent_shape: Of the latents of one image, `[C, H, W]`.
         preprocessing: See `tsae.config.Preprocessing`.
-        created_by: Program and version.
-        skipped: Input files passed over because of their endings.
-        source_bytes: Size of the image files that came through.
-        shards: In order of their keys.
+        settings: Of the runs that made it.
+        created_by: Program and version of the last run.
+        counts: Sums.
+        lists: In the order of positions.
         failures: Files of the failures table.
     """
 
+    requires: tuple[str, ...]
     model: str
+    model_file: str
+    model_bytes: int
     model_sha256: str
+    latent_shape: tuple[int, ...]
     preprocessing: dict[str, Any]
+    settings: Settings
     created_by: str
-    skipped: int
-    source_bytes: int
-    shards: tuple[ShardEntry, ...]
+    counts: Counts
+    lists: tuple[ListEntry, ...]
     failures: tuple[FileEntry, ...]
 
     @property
     def images(self) -> int:
         """Number of records."""
-        return sum(shard.rows for shard in self.shards)
-
-    @property
-    def sha256(self) -> str:
-        """Tells this state of an archive from any other."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return self.counts.images
 
     @property
     def format_version(self) -> int:
         """Of the archive: the only version there is."""
         return FORMAT_VERSION
 
-    def to_json(self) -> str:
-        """The text of `manifest.json`."""
-        return json.dumps({"format": "tsae", "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=1)
+    @property
+    def files(self) -> set[str]:
+        """The files that it names itself; its lists name others."""
+        return {MANIFEST_FILE, self.model_file} | {entry.file for entry in (*self.lists, *self.failures)}
+
+    def to_json(self) -> bytes:
+        """The bytes of `manifest.json`; equal manifests give equal bytes."""
+        rest = json.dumps(dataclasses.asdict(self), indent=1).encode()[2:]
+        return b'{"format": "tsae", "format_version": 1, "sha256": "' + digest(rest).encode() + b'",\n' + rest
 
     @classmethod
-    def from_json(cls, text: str | bytes, source: str) -> Manifest:
-        """Reads `to_json`'s text.
+    def from_json(cls, text: bytes, source: str) -> Manifest:
+        """Reads `to_json`'s bytes.
 
         Args:
             text: The whole file.
             source: Its path, for messages.
 
         Raises:
-            FormatError: if it is no manifest, or one of another version.
+            FormatError: if it is of another version, or needs a feature that is not known.
+            CorruptDataError: if it is damaged, or no manifest.
         """
+        head = HEAD.match(text)
+        if head is None or head[1].decode() != digest(text[head.end() :]):
+            raise _fault(text, source)
         try:
-            fields = json.loads(text)
-            version = fields.pop("format_version") if fields.pop("format") == "tsae" else None
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise FormatError(f"{source}: damaged, or not a manifest of tsae's; restore the file") from error
-        if version != FORMAT_VERSION:
-            raise FormatError(f"{source}: archive format {version}, this tsae reads {FORMAT_VERSION}; update tsae")
-        try:
-            shards = tuple(ShardEntry(**entry) for entry in fields.pop("shards"))
-            failures = tuple(FileEntry(**entry) for entry in fields.pop("failures"))
-            manifest = cls(**fields, shards=shards, failures=failures)
-            _check_manifest(manifest)
-            return manifest
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{source}: damaged ({error}); restore the file") from error
+            manifest = _from_fields(json.loads(text))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CorruptDataError(f"{source}: contradicts itself ({reason}); restore the file") from error
+        if unknown := sorted(set(manifest.requires) - KNOWN_FEATURES):
+            names = ", ".join(name if name.isprintable() else ascii(name) for name in unknown)[:200]
+            raise FormatError(f"{source}: the archive needs {names}, which this tsae does not know; update tsae")
+        return manifest
+
+
+def _fault(text: bytes, source: str) -> TsaeError:
+    """What to say of a file that does not begin as a manifest of this version, or does not match its digest."""
+    try:
+        fields = json.loads(text)
+        version = fields["format_version"] if fields["format"] == "tsae" else FORMAT_VERSION
+    except (ValueError, KeyError, TypeError, RecursionError):
+        version = FORMAT_VERSION
+    if version != FORMAT_VERSION:
+        return FormatError(f"{source}: archive format {str(version)[:20]}, this tsae reads {FORMAT_VERSION}; update tsae")
+    return CorruptDataError(f"{source}: damaged, or not a manifest of tsae's: it does not match its SHA-256; restore the file")
+
+
+def _from_fields(fields: dict[str, Any]) -> Manifest:
+    """A manifest from its JSON object; keys that this version does not know are passed over."""
+    manifest = Manifest(
+        **{
+            **_known(Manifest, fields),
+            "requires": tuple(fields["requires"]),
+            "latent_shape": tuple(fields["latent_shape"]),
+            "settings": Settings(**_known(Settings, fields["settings"])),
+            "counts": Counts(**_known(Counts, fields["counts"])),
+            "lists": tuple(ListEntry(**_known(ListEntry, entry)) for entry in fields["lists"]),
+            "failures": tuple(FileEntry(**_known(FileEntry, entry)) for entry in fields["failures"]),
+        }
+    )
+    _check_manifest(manifest)
+    return manifest
+
+
+def _known(kind: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in fields.items() if name in names}
+
+
+def _is_of_type(value: Any, annotation: str) -> bool:
+    """Whether a value from JSON is what a field's annotation says; numbers are finite, integers not negative."""
+    if annotation == "float | None":
+        return value is None or (type(value) in (int, float) and math.isfinite(value))
+    if annotation == "int":
+        return type(value) is int and 0 <= value < 2**63
+    return annotation not in JSON_TYPES or type(value) is JSON_TYPES[annotation]
 
 
 def _check_manifest(manifest: Manifest) -> None:
-    """Raises ValueError unless all is of its type, names stay inside the archive, and keys ascend over the shards."""
-    parts: list[Manifest | FileEntry] = [manifest, *manifest.shards, *manifest.failures]
+    """Raises ValueError unless all is of its type, names stay inside the archive, and numbers agree."""
+    parts: list[Any] = [manifest, manifest.settings, manifest.counts, *manifest.lists, *manifest.failures]
     for part in parts:
         for field in dataclasses.fields(part):
-            value, kind = getattr(part, field.name), JSON_TYPES.get(str(field.type))
-            if kind is not None and type(value) is not kind:
-                raise ValueError(f"{field.name} is {value!r}, not of type {field.type}")
-    for entry in (*manifest.shards, *manifest.failures):
-        if not FILE_NAME.fullmatch(entry.file):
-            raise ValueError(f"a file is named {entry.file!r}")
-    if any(entry.rows < 0 or entry.bytes < 0 for entry in (*manifest.shards, *manifest.failures)):
-        raise ValueError("a number of rows or bytes is negative")
-    keys = [key for shard in manifest.shards for key in (shard.first_key, shard.last_key)]
-    if keys != sorted(keys):
-        raise ValueError("keys do not ascend over the shards")
+            value = getattr(part, field.name)
+            if not _is_of_type(value, str(field.type)):
+                raise ValueError(f"{field.name} is {str(value)[:50]!r}, not of type {field.type}")
+    if manifest.model_file != MODEL_FILE and not OTHER_MODEL_FILE.fullmatch(manifest.model_file):
+        raise ValueError(f"the model is named {manifest.model_file[:50]!r}")
+    if not all(type(name) is str for name in manifest.requires):
+        raise ValueError("`requires` is no list of names")
+    shape = manifest.latent_shape
+    if len(shape) != 3 or not all(type(size) is int and 0 < size < 2**20 for size in shape):
+        raise ValueError("latent_shape is no shape")
+    for folder, entries in (("lists", manifest.lists), ("failures", manifest.failures)):
+        for entry in entries:
+            check_name(entry.file, folder)
+    if not all(SHA256.fullmatch(part.sha256) for part in (*manifest.lists, *manifest.failures)):
+        raise ValueError("a digest is none")
+    if not SHA256.fullmatch(manifest.model_sha256):
+        raise ValueError(f"the model's digest is {manifest.model_sha256[:50]!r}")
+    for entry in manifest.lists:  # `list(archive)` reserves memory for as many keys as this says, before it reads one
+        if entry.rows > MAX_LIST_SHARDS or entry.images > entry.rows * MAX_SHARD_RECORDS:
+            raise ValueError(f"{entry.file} claims {entry.images} images in {entry.rows} shards")
+    if manifest.images != sum(entry.images for entry in manifest.lists):
+        raise ValueError("the numbers of images of the lists do not add up")
 
 
-def write_digested(archive: Folder, kind: str, number: int, data: bytes) -> tuple[str, str]:
-    """Writes a file whose name follows from its content, so that writing it again changes nothing.
-
-    Args:
-        archive: Where to.
-        kind: Folder in the archive: "shards" or "failures".
-        number: Its place in the order of shards.
-        data: The whole file.
-
-    Returns:
-        Its name relative to the archive, and its SHA-256.
-
-    Raises:
-        InputError: if it cannot be written, such as on a full disk.
-    """
-    sha256 = hashlib.sha256(data).hexdigest()
-    name = f"{kind}/{number:06d}-{sha256[:DIGEST_DIGITS]}.parquet"
-    write(archive, name, data)
-    return name, sha256
-
-
-def write(archive: Folder, name: str, data: bytes) -> None:
-    """Writes a file of the archive in one step.
+def read_manifest_text(archive: Folder) -> bytes:
+    """The bytes of the manifest of an archive.
 
     Raises:
-        InputError: if it cannot be written, such as on a full disk.
+        FormatError: if there is none, or it cannot be read.
     """
     try:
-        archive.write(name, data)
+        return archive.read(MANIFEST_FILE, MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        remedy = "its job did not end; finish it with --resume" if archive.exists(JOB_FOLDER) else "name another folder"
+        raise FormatError(f"{archive.path}: not an archive (no {MANIFEST_FILE}); {remedy}") from error
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{archive.path}/{name}: cannot be written ({reason}); make room or choose another place") from error
+        raise FormatError(
+            f"{archive.path}/{MANIFEST_FILE}: cannot be read ({reason}); check the file and its permissions"
+        ) from error
 
 
 def read_manifest(archive: Folder) -> Manifest:
@@ -198,57 +274,4 @@ def read_manifest(archive: Folder) -> Manifest:
     Raises:
         FormatError: if there is none, or an unreadable one.
     """
-    source = f"{archive.path}/{MANIFEST_FILE}"
-    try:
-        text = archive.read(MANIFEST_FILE)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        remedy = "its job did not end; finish it with --resume" if archive.exists(JOB_FOLDER) else "name another folder"
-        raise FormatError(f"{archive.path}: not an archive (no {MANIFEST_FILE}); {remedy}") from error
-    except OSError as error:
-        raise FormatError(
-            f"{source}: cannot be read ({error.strerror or error}); check the file and its permissions"
-        ) from error
-    return Manifest.from_json(text, source)
-
-
-def commit(archive: Folder, manifest: Manifest, model_file: bytes) -> None:
-    """Makes `manifest` the state of the archive, then removes what of an archive's own files it does not name.
-
-    Files that no job of tsae's wrote, such as a note beside the manifest, stay.
-
-    Raises:
-        InputError: if a file cannot be written, or one that is no longer needed not removed.
-    """
-    if not _holds(archive, MODEL_FILE, model_file):
-        write(archive, MODEL_FILE, model_file)
-    write(archive, MANIFEST_FILE, manifest.to_json().encode())
-    try:
-        _remove_unnamed(archive, {entry.file for entry in (*manifest.shards, *manifest.failures)})
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{archive.path}: complete, but leftovers cannot be removed ({reason}); remove them") from error
-
-
-def _holds(archive: Folder, name: str, data: bytes) -> bool:
-    try:
-        return archive.read(name) == data
-    except OSError:
-        return False
-
-
-def _remove_unnamed(archive: Folder, named: set[str]) -> None:
-    archive.remove(name for name in archive.sizes_bytes().keys() - named if is_leftover(name))
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a file of this name, if no manifest names it, was left by a job of tsae's; nobody else's is called so."""
-    return bool(FILE_NAME.fullmatch(name) or JOB_FILE.fullmatch(name) or TEMPORARY.search(name))
-
-
-def remove_job(archive: Folder) -> None:
-    """Removes the job folder of an archive, as far as tsae wrote it.
-
-    Raises:
-        OSError: if a file cannot be removed.
-    """
-    archive.remove(name for name in archive.sizes_bytes() if JOB_FILE.fullmatch(name))
+    return Manifest.from_json(read_manifest_text(archive), f"{archive.path}/{MANIFEST_FILE}")

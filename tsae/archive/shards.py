@@ -1,59 +1,46 @@
-"""Shard files: records as one Parquet file whose bytes depend on the records alone. Owns encodings and row groups.
-
-Pages carry Parquet's checksums, records their own. The footer has none in Parquet, and a damaged one can bring down
-the process that parses it; so a seal lies right before it, where readers of Parquet do not look:
-
-```
-PAR1  pages ...  "TSAE"  CRC-32 of all that follows it, u32 little-endian  footer  length of the footer, u32  PAR1
-```
-"""
+"""Shard files: records as Parquet whose bytes depend on the records alone. Owns encodings and row groups."""
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+import bisect
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tsae.archive.records import RECORD_SCHEMA, Records, records_from_table
-from tsae.errors import CorruptDataError, FormatError
+from tsae.archive.files import MAX_SHARD_RECORDS
+from tsae.archive.parquet import TableFile, TableReader, split_file
+from tsae.archive.records import RECORD_SCHEMA, Records, column_values, records_from_table
+from tsae.errors import CorruptDataError
 
 ROW_GROUP_BYTES = 250_000
 """Most bytes of a row group, rounded down from 256 kB for what pages add: one image costs one row group to read."""
 
-RECORD_EXTRA_BYTES = 32
-"""Bound of what a record takes beside stream, key and label: 5 numbers and 3 lengths, of 4 bytes each at most."""
+MAX_UNPACKED_BYTES = 2**28
+"""Most bytes of a shard, unpacked: five times what 4,096 records with lossless images and the longest keys and labels take.
+Some steps hold a whole shard, and zstd packs 16 MiB of zeros in a kilobyte."""
 
-SEAL = b"TSAE"
-TAIL_BYTES = 8
-"""Of Parquet: length of the footer, and `PAR1`; a seal is as long."""
+RECORD_EXTRA_BYTES = 36
+"""Bound of what a record takes beside streams, key and label: 5 numbers and 4 lengths, of 4 bytes each at most."""
 
-T = TypeVar("T")
-
-ENCODINGS = {
-    "key": "DELTA_BYTE_ARRAY",
-    "width": "DELTA_BINARY_PACKED",
-    "height": "DELTA_BINARY_PACKED",
-    "stream": "DELTA_LENGTH_BYTE_ARRAY",
-    "crc32": "PLAIN",
-}
-DICTIONARIES = ["label", "coding"]
-COMPRESSION = {
-    "key": "zstd",
-    "width": "zstd",
-    "height": "zstd",
-    "label": "zstd",
-    "coding": "zstd",
-    "stream": "none",
-    "crc32": "none",
-}
-"""Streams and checksums have nothing left to compress."""
+SHARD_FILE = TableFile(
+    "a shard",
+    RECORD_SCHEMA,
+    dictionaries=("label", "coding"),
+    encodings=(
+        ("width", "DELTA_BINARY_PACKED"),
+        ("height", "DELTA_BINARY_PACKED"),
+        ("psnr_db", "BYTE_STREAM_SPLIT"),
+        ("stream", "DELTA_LENGTH_BYTE_ARRAY"),
+    ),
+    incompressible=("stream", "lossless", "crc32"),
+    statistics=("key",),
+    self_checked=("stream", "lossless", "crc32"),
+)
+"""Encodings measured for size on 4,096 keys and sizes of GTSRB; plain keys, because prefixes could expand without bound."""
 
 
 def shard_to_bytes(records: Records, metadata: dict[str, Any]) -> bytes:
@@ -71,41 +58,16 @@ def shard_to_bytes(records: Records, metadata: dict[str, Any]) -> bytes:
     """
     if not records.keys or any(a >= b for a, b in zip(records.keys, records.keys[1:], strict=False)):
         raise ValueError("a shard needs records with sorted, different keys")
-    table = records.to_table()
-    sink = pa.BufferOutputStream()
-    with _writer(sink) as writer:
-        writer.add_key_value_metadata({"tsae": json.dumps(metadata, sort_keys=True)})
-        start = 0
-        for rows in _row_groups(records):
-            writer.write_table(table.slice(start, rows), row_group_size=rows)
-            start += rows
-    return _seal(bytes(sink.getvalue()))
-
-
-def _seal(file: bytes) -> bytes:
-    """Puts the seal between pages and footer: offsets in a footer count from the start, so it stays true."""
-    footer = len(file) - TAIL_BYTES - int.from_bytes(file[-8:-4], "little")
-    return file[:footer] + SEAL + zlib.crc32(file[footer:]).to_bytes(4, "little") + file[footer:]
-
-
-def _writer(sink: pa.BufferOutputStream) -> pq.ParquetWriter:
-    return pq.ParquetWriter(
-        sink,
-        RECORD_SCHEMA,
-        use_dictionary=DICTIONARIES,
-        column_encoding=ENCODINGS,
-        compression=COMPRESSION,
-        write_statistics=["key"],
-        write_page_checksum=True,
-        store_schema=False,
-    )
+    return SHARD_FILE.to_bytes(records.to_table(), _row_groups(records), metadata)
 
 
 def _row_groups(records: Records) -> Iterator[int]:
     """Numbers of rows of the row groups: each is filled up to ROW_GROUP_BYTES, or holds one record."""
     rows = size_bytes = 0
-    for key, label, stream in zip(records.keys, records.labels, records.streams, strict=True):
-        record_bytes = len(stream) + len(key.encode()) + len((label or "").encode()) + RECORD_EXTRA_BYTES
+    columns = zip(records.keys, records.labels, records.streams, records.lossless, strict=True)
+    for key, label, stream, lossless in columns:
+        text_bytes = len(key.encode()) + len((label or "").encode())
+        record_bytes = text_bytes + len(stream) + len(lossless or b"") + RECORD_EXTRA_BYTES
         if rows and size_bytes + record_bytes > ROW_GROUP_BYTES:
             yield rows
             rows = size_bytes = 0
@@ -113,75 +75,89 @@ def _row_groups(records: Records) -> Iterator[int]:
     yield rows
 
 
-class ShardReader:
-    """Reads row groups of one shard; cheap to open: the footer is read, no record."""
+ReadRange = Callable[[int, int], bytes]
+"""Gives so many bytes of a file from an offset; raises OSError."""
 
-    def __init__(self, file: Any, source: str) -> None:
-        """Reads the footer.
+
+class Shard:
+    """One shard, known by its footer. Reads row groups on demand; holds no open file, safe to share between threads."""
+
+    def __init__(self, footer: bytes, data_bytes: int, read_range: ReadRange, source: str) -> None:
+        """Checks what the footer claims; reads no record.
 
         Args:
-            file: A seekable binary file object; closed by `close`.
+            footer: Of the shard's Parquet file.
+            data_bytes: Size of the file before the footer.
+            read_range: Reads from the file.
             source: Its path, for messages.
 
         Raises:
             CorruptDataError: if it is no shard, or a damaged one.
         """
         self.source = source
-        footer = self._read(lambda: _read_footer(file))
-        self._file: pq.ParquetFile = self._read(
-            lambda: pq.ParquetFile(file, metadata=pq.read_metadata(pa.BufferReader(footer)), page_checksum_verification=True)
-        )
-        if self._file.schema_arrow.names != RECORD_SCHEMA.names or not self.row_groups:
-            raise CorruptDataError(f"{source}: columns or rows are not those of a shard; restore the file")
+        self._table = TableReader(SHARD_FILE, footer, data_bytes, source)
+        self._read_range = read_range
+        self._ends = np.cumsum([group.rows for group in self._table.row_groups]).tolist()
+        if not self._ends:
+            raise CorruptDataError(f"{source}: a shard without records; restore the file")
+        if self.rows > MAX_SHARD_RECORDS:
+            raise CorruptDataError(f"{source}: {self.rows} records, at most {MAX_SHARD_RECORDS} are read; restore the file")
+        unpacked_bytes = sum(group.unpacked_bytes for group in self._table.row_groups)
+        if unpacked_bytes > MAX_UNPACKED_BYTES:
+            most = f"at most {MAX_UNPACKED_BYTES} are read"
+            raise CorruptDataError(f"{source}: {unpacked_bytes} bytes of records, {most}; restore the file")
+
+    @classmethod
+    def of_file(cls, file: bytes, source: str) -> Shard:
+        """A shard whose whole file is at hand.
+
+        Raises:
+            CorruptDataError: if it is no shard, or a damaged one.
+        """
+        try:
+            start, footer = split_file(file)
+        except ValueError as error:
+            raise CorruptDataError(f"{source}: not a shard ({error}); restore the file") from error
+        return cls(footer, start, lambda offset, length: file[offset : offset + length], source)
 
     @property
     def row_groups(self) -> int:
         """Number of row groups."""
-        return int(self._file.metadata.num_row_groups)
+        return len(self._ends)
 
     @property
     def rows(self) -> int:
         """Number of records."""
-        return int(self._file.metadata.num_rows)
+        return int(self._ends[-1])
 
     def metadata(self) -> dict[str, Any]:
-        """What `shard_to_bytes` was given as metadata.
+        """What `shard_to_bytes` was given as metadata; empty if nothing."""
+        return self._table.metadata()
 
-        Raises:
-            FormatError: if there is none.
-        """
-        try:
-            return dict(json.loads((self._file.metadata.metadata or {})[b"tsae"]))
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise FormatError(f"{self.source}: no metadata of tsae's; restore the file") from error
+    @functools.cached_property
+    def _first_keys(self) -> list[str]:
+        """Of each row group: from the footer, or read where a key is too long for it."""
+        first_keys = [group.first_key for group in self._table.row_groups]
+        return [self.keys(i)[0] if key is None else key for i, key in enumerate(first_keys)]
 
-    def key_range(self) -> tuple[str, str]:
-        """The smallest and the largest key.
-
-        Raises:
-            CorruptDataError: if they have to be read and cannot be.
-        """
-        return self._key_range(0)[0], self._key_range(self.row_groups - 1)[1]
-
-    def find(self, key: str) -> int | None:
-        """The row group whose range of keys includes `key`; None if no one does.
+    def group_of(self, key: str) -> int | None:
+        """The only row group that can hold a key; None if none can.
 
         Raises:
             CorruptDataError: if keys have to be read and cannot be.
         """
-        for index in range(self.row_groups):
-            low, high = self._key_range(index)
-            if low <= key <= high:
-                return index
-        return None
+        row_group = bisect.bisect_right(self._first_keys, key) - 1
+        return row_group if row_group >= 0 else None
 
-    def _key_range(self, row_group: int) -> tuple[str, str]:
-        """The smallest and the largest key of a row group: from the footer, or read where they are too long for it."""
-        statistics = self._file.metadata.row_group(row_group).column(0).statistics
-        if statistics is not None and statistics.has_min_max:
-            return statistics.min, statistics.max
-        keys = self.keys(row_group)
-        return keys[0], keys[-1]
+    def locate(self, row: int) -> tuple[int, int]:
+        """Row group, and row in it, of a row of the shard."""
+        row_group = bisect.bisect_right(self._ends, row)
+        return row_group, row - (self._ends[row_group - 1] if row_group else 0)
+
+    def describe(self, row_group: int) -> tuple[str | None, str | None, int]:
+        """First key, last key and number of records of a row group, as its footer has them."""
+        group = self._table.row_groups[row_group]
+        return group.first_key, group.last_key, group.rows
 
     def keys(self, row_group: int | None = None) -> list[str]:
         """All keys, or those of a row group, in order; no stream is read.
@@ -190,15 +166,47 @@ class ShardReader:
             CorruptDataError: if they cannot be read.
         """
         groups = range(self.row_groups) if row_group is None else [row_group]
-        return self._read(lambda: list(self._file.read_row_groups(groups, ["key"]).column("key").to_pylist()))
+        return [key for group in groups for key in self.table(group, ["key"]).column("key").to_pylist()]
 
-    def columns(self, names: list[str]) -> list[dict[str, Any]]:
+    def columns(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """The named columns of all records, in order.
 
         Raises:
             CorruptDataError: if they cannot be read.
         """
-        return self._read(lambda: list(self._file.read(columns=names).to_pylist()))
+        return [row for group in range(self.row_groups) for row in self._columns(group, names)]
+
+    def _columns(self, row_group: int, names: Sequence[str]) -> list[dict[str, Any]]:
+        table = self.table(row_group, names)
+        try:
+            columns = [column_values(table.column(name), RECORD_SCHEMA.field(name)) for name in names]
+        except (ValueError, pa.ArrowException) as error:
+            raise CorruptDataError(f"{self.source}: row group {row_group}: {error}; restore the file") from error
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def table(self, row_group: int, names: Sequence[str] | None = None) -> pa.Table:
+        """The named columns of a row group, or all of them, as they are stored: no record's checksum is looked at.
+
+        Raises:
+            CorruptDataError: if they cannot be read.
+        """
+        try:
+            table = self._table.read(row_group, self._read_range, names)
+        except OSError as error:
+            reason = error.strerror or " ".join(str(error).split())
+            raise CorruptDataError(f"{self.source}: cannot be read ({reason}); restore the file") from error
+        if "key" in table.column_names:
+            self._check_keys(table.column("key"), row_group)
+        return table
+
+    def _check_keys(self, keys: pa.ChunkedArray, row_group: int) -> None:
+        """Refuses the pages of another shard, which may lie at the same places in their file."""
+        group = self._table.row_groups[row_group]
+        for claimed, key in ((group.first_key, keys[0].as_py()), (group.last_key, keys[-1].as_py())):
+            if claimed not in (None, key):
+                raise CorruptDataError(
+                    f"{self.source}: row group {row_group} has other keys than its footer says; restore the file"
+                )
 
     def read(self, row_group: int) -> tuple[Records, NDArray[np.bool_]]:
         """The records of a row group, and for each whether its checksum holds, bool `[N]`.
@@ -206,39 +214,15 @@ class ShardReader:
         Raises:
             CorruptDataError: if the group cannot be read at all.
         """
-        table = self._read(lambda: self._file.read_row_group(row_group))
+        return self.check(self.table(row_group), row_group)
+
+    def check(self, table: pa.Table, row_group: int) -> tuple[Records, NDArray[np.bool_]]:
+        """The same for some rows of a row group that were read with `table`.
+
+        Raises:
+            CorruptDataError: if they are no records.
+        """
         try:
             return records_from_table(table)
         except CorruptDataError as error:
             raise CorruptDataError(f"{self.source}: row group {row_group}: {error}") from error
-
-    def _read(self, read: Callable[[], T]) -> T:
-        try:
-            return read()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CorruptDataError(f"{self.source}: damaged, or not a shard ({reason}); restore the file") from error
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close(force=True)
-
-
-def _read_footer(file: Any) -> bytes:
-    """The footer of a shard as a Parquet file without pages.
-
-    Raises:
-        ValueError: if it does not match its seal.
-    """
-    size_bytes = file.seek(0, os.SEEK_END)
-    file.seek(max(size_bytes - TAIL_BYTES, 0))
-    tail = file.read(TAIL_BYTES)
-    sealed_bytes = 2 * TAIL_BYTES + int.from_bytes(tail[:4], "little")
-    if tail[4:] != b"PAR1" or sealed_bytes > size_bytes:
-        raise ValueError("it does not end as a Parquet file does")
-    file.seek(size_bytes - sealed_bytes)
-    sealed: bytes = file.read(sealed_bytes)
-    seal, footer = sealed[:TAIL_BYTES], sealed[TAIL_BYTES:]
-    if seal != SEAL + zlib.crc32(footer).to_bytes(4, "little"):
-        raise ValueError("its footer does not match its seal")
-    return b"PAR1" + footer

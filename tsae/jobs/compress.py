@@ -1,9 +1,10 @@
-"""The steps of compressing, after `tsae.jobs.plan`: per shard read, encode and write, then commit. Owns no format."""
+"""The steps of compressing, after `tsae.jobs.plan`: per task read, encode and write, then commit. Owns no format."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -15,75 +16,80 @@ import tsae
 from tsae import archive as ar
 from tsae import paths
 from tsae.codec import Codec
-from tsae.errors import ImageError, InputError
-from tsae.images import decode_image, resize
-from tsae.inputs import read_input
+from tsae.errors import FormatError, ImageError, InputError
+from tsae.images import decode_image, encode_lossless, resize
+from tsae.inputs import read_input, stat_input
 from tsae.jobs import plan
-from tsae.jobs.plan import CompressJob, ShardResult
+from tsae.jobs.plan import CompressJob, TaskResult
+from tsae.metrics import psnr_db
+from tsae.paths import ConflictError
 
 CHUNK_IMAGES = 256
 """Images encoded between two signs of progress."""
 
 REMOTE_READERS = 16
-"""Threads that fetch files of one shard from a remote store, where waiting dominates."""
+"""Threads that fetch files of one task from a remote store, where waiting dominates."""
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ShardImages:
-    """The images of one shard, resized, and what could not be read.
+class TaskImages:
+    """The images of one task, resized, and what could not be read.
 
     Attributes:
-        shard: Its number.
+        task: Its number.
         keys: Of the N images that came through, sorted.
         labels: None where an image has none.
         sizes_px: Original width and height, uint32 `[N, 2]`.
         images: uint8 `[N, 32, 32, 3]`.
-        source_bytes: Size of their files.
+        origins: The states of their files.
         failures: The others.
     """
 
-    shard: int
+    task: int
     keys: list[str]
     labels: list[str | None]
     sizes_px: NDArray[np.uint32]
     images: NDArray[np.uint8]
-    source_bytes: int
+    origins: list[ar.Origin]
     failures: list[ar.Failure]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class EncodedShard:
-    """The records of one shard, still to be written."""
+class EncodedTask:
+    """The records of one task, still to be written, the states of their files, and the failures."""
 
-    shard: int
+    task: int
     records: ar.Records
-    source_bytes: int
+    origins: dict[str, ar.Origin]
     failures: list[ar.Failure]
 
 
-def read_images(shard: int, job: CompressJob) -> ShardImages:
-    """Reads, decodes and resizes the images of a shard.
+def read_images(task: int, job: CompressJob) -> TaskImages:
+    """Reads, decodes and resizes the images of a task.
 
     Args:
-        shard: Its number in the plan.
+        task: Its number in the plan.
         job: The job.
 
     Returns:
         The images that came through, and the failures.
+
+    Raises:
+        InputError: if another job has taken this one's place.
     """
-    plan.check_owner(job)
-    keys, labels = plan.read_listing(shard, job)
-    outcomes = _map_files(functools.partial(_read_image, job.root), keys, job.root)
+    keys, labels = plan.read_listing(task, job)
+    root = job.settings.root
+    outcomes = _map_files(functools.partial(_read_image, root), keys, root)
     rows = [(key, label, *o) for key, label, o in zip(keys, labels, outcomes, strict=True) if not isinstance(o, ar.Failure)]
-    return ShardImages(
-        shard,
+    return TaskImages(
+        task,
         [row[0] for row in rows],
         [row[1] for row in rows],
         np.array([row[2] for row in rows], np.uint32).reshape(-1, 2),
         np.stack([row[3] for row in rows]) if rows else np.empty((0, 32, 32, 3), np.uint8),
-        sum(row[4] for row in rows),
+        [row[4] for row in rows],
         [outcome for outcome in outcomes if isinstance(outcome, ar.Failure)],
     )
 
@@ -95,16 +101,17 @@ def _map_files(function: Callable[[str], T], keys: list[str], root: str) -> list
         return list(pool.map(function, keys))
 
 
-def _read_image(root: str, key: str) -> tuple[tuple[int, int], NDArray[np.uint8], int] | ar.Failure:
-    """Original size in px, pixels and file size in bytes of one image; or why not."""
-    stage = "read"
+def _read_image(root: str, key: str) -> tuple[tuple[int, int], NDArray[np.uint8], ar.Origin] | ar.Failure:
+    """Original size in px, pixels and state of one image file; or why not."""
     try:
-        data = read_input(root, key)
-        stage = "decode"
-        image = decode_image(data)
-        return image.size, resize(image), len(data)
+        data, facts = read_input(root, key)
     except ImageError as error:
-        return ar.Failure(key, stage, type(error).__name__, str(error))
+        return ar.Failure(key, "read", type(error).__name__, str(error), *stat_input(root, key))
+    try:
+        image = decode_image(data)
+        return image.size, resize(image), ar.Origin.of(data, facts.version)
+    except ImageError as error:
+        return ar.Failure(key, "decode", type(error).__name__, str(error), facts.size_bytes, facts.version)
 
 
 def load_codec(job: CompressJob) -> Codec:
@@ -113,19 +120,23 @@ def load_codec(job: CompressJob) -> Codec:
     Raises:
         ModelError: if the job's model file is not the planned one or cannot be used.
     """
-    return _load_codec(job.archive, job.model_sha256, job.device)
+    return _load_codec(job.archive, job.file(plan.MODEL_FILE), job.model_sha256, job.device)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_codec(archive: ar.Folder, sha256: str, device: str) -> Codec:
-    codec = Codec.from_bytes(archive.read(plan.JOB_MODEL_FILE), f"{archive.path}/{plan.JOB_MODEL_FILE}", device)
-    if codec.sha256 != sha256:
-        raise InputError(f"{archive.path}: another job writes here; wait for it, or choose another place")
-    return codec
+def _load_codec(archive: ar.Folder, name: str, sha256: str, device: str) -> Codec:
+    try:
+        return Codec.from_bytes(ar.read_digested(archive, name, sha256), f"{archive.path}/{name}", device)
+    except FormatError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        raise InputError(f"{archive.path}: another command has written here meanwhile; nothing more is done") from error
 
 
-def encode_images(images: ShardImages, job: CompressJob) -> EncodedShard:
-    """Encodes the images of a shard.
+def encode_images(images: TaskImages, job: CompressJob) -> EncodedTask:
+    """Encodes the images of a task, and unless the settings say otherwise decodes and measures each of them.
+
+    An image below the floor of the settings is stored losslessly as well.
 
     Args:
         images: As read.
@@ -136,14 +147,21 @@ def encode_images(images: ShardImages, job: CompressJob) -> EncodedShard:
     """
     codec = load_codec(job)
     streams: list[bytes] = []
+    psnrs_db = np.full(len(images.keys), np.nan, np.float32)
     for start in range(0, len(images.keys), CHUNK_IMAGES):
-        streams += codec.encode(images.images[start : start + CHUNK_IMAGES])
-        _count(job, min(CHUNK_IMAGES, len(images.keys) - start))
+        chunk = images.images[start : start + CHUNK_IMAGES]
+        latents = codec.encode_latents(chunk)
+        streams += [one.tobytes() for one in latents]
+        if job.settings.verify:
+            psnrs_db[start : start + CHUNK_IMAGES] = ar.stored_psnr_db(psnr_db(chunk, codec.decode_latents(latents)))
+        _count(job, len(chunk))
     _count(job, len(images.failures))
+    floor_db = -math.inf if job.settings.min_psnr_db is None else job.settings.min_psnr_db
+    lossless = [encode_lossless(x) if psnr < floor_db else None for x, psnr in zip(images.images, psnrs_db, strict=True)]
     codings = np.full(len(streams), int(codec.coding), np.uint8)
     widths, heights = images.sizes_px.T
-    records = ar.Records(images.keys, widths, heights, images.labels, codings, streams)
-    return EncodedShard(images.shard, records, images.source_bytes, images.failures)
+    records = ar.Records(images.keys, widths, heights, images.labels, psnrs_db, codings, streams, lossless)
+    return EncodedTask(images.task, records, dict(zip(images.keys, images.origins, strict=True)), images.failures)
 
 
 def _count(job: CompressJob, images: int) -> None:
@@ -151,31 +169,50 @@ def _count(job: CompressJob, images: int) -> None:
         job.progress.add(images)
 
 
-def write_shard(encoded: EncodedShard, job: CompressJob) -> ShardResult:
-    """Writes a shard and its part of the failures table; writing them again changes nothing.
+def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
+    """Writes the shard of a task, its provenance and its part of the failures table; doing it again changes nothing.
 
     Raises:
         InputError: if a file cannot be written, such as on a full disk, or another job has taken this one's place.
+        TsaeError: if a shard that it replaces is damaged.
     """
     plan.check_owner(job)
-    entry = None
-    if encoded.records:
-        keys = encoded.records.keys
-        data = ar.shard_to_bytes(encoded.records, {"format_version": ar.FORMAT_VERSION, "model_sha256": job.model_sha256})
-        name, sha256 = ar.write_digested(job.archive, "shards", encoded.shard, data)
-        stream_bytes = sum(map(len, encoded.records.streams))
-        entry = ar.ShardEntry(name, len(keys), len(data), sha256, keys[0], keys[-1], stream_bytes)
-    failures = plan.write_failures(job.archive, encoded.shard, encoded.failures)
-    result = ShardResult(encoded.shard, entry, failures, encoded.source_bytes)
+    replaces = job.replaces[encoded.task]
+    number, entry = job.first_number + encoded.task, None
+    if len(encoded.records):
+        records, origins = encoded.records, encoded.origins
+        if replaces is not None:
+            old = _open_base(job)
+            number = ar.file_number(old.entry(replaces).file)
+            records, origins = merge(old.shard_records(replaces), records), old.origins(replaces) | origins
+        entry = ar.write_shard(job.archive, number, records, origins, job.model_sha256)
+    result = TaskResult(
+        encoded.task, entry, plan.write_failures(job.archive, job.first_number + encoded.task, encoded.failures)
+    )
     plan.keep_result(result, job)
     return result
 
 
-def commit_archive(results: Iterable[ShardResult], job: CompressJob) -> ar.Manifest:
-    """Makes the written shards an archive.
+def _open_base(job: CompressJob) -> ar.ArchiveFiles:
+    return _open_state(job.archive, plan.base_text(job))
+
+
+@functools.lru_cache(maxsize=1)
+def _open_state(archive: ar.Folder, manifest_text: bytes | None) -> ar.ArchiveFiles:
+    return ar.ArchiveFiles(archive.path, manifest_text)
+
+
+def merge(old: ar.Records, new: ar.Records) -> ar.Records:
+    """The old records in their order, with the new one in place of each that has a new one of its key."""
+    places = {key: place for place, key in enumerate((*old.keys, *new.keys))}
+    return ar.concatenate([old, new]).take([places[key] for key in old.keys])
+
+
+def commit_archive(results: Iterable[TaskResult], job: CompressJob) -> ar.Manifest:
+    """Makes the written shards the archive's new state.
 
     Args:
-        results: Of the shards of this run, in any order; a shard that a runner ran twice may come twice. Those of
+        results: Of the tasks of this run, in any order; a task that a runner ran twice may come twice. Those of
             earlier runs of the job are added.
         job: The job.
 
@@ -183,24 +220,78 @@ def commit_archive(results: Iterable[ShardResult], job: CompressJob) -> ar.Manif
         The manifest that was committed.
 
     Raises:
-        InputError: if a file cannot be written.
+        InputError: if a file cannot be written, a task is not done, or the archive was changed meanwhile.
     """
     plan.check_owner(job)
-    by_number = plan.finished_shards(job) | {result.number: result for result in results}
-    if by_number.keys() != set(range(job.shards)):
-        raise InputError(f"{job.archive.path}: {len(by_number)} of {job.shards} shards are written; finish it with --resume")
-    unique = [by_number[number] for number in range(job.shards)]
-    failures = [*(result.failures for result in unique), job.unlisted]
-    codec = load_codec(job)
-    manifest = ar.Manifest(
-        model=codec.name,
-        model_sha256=job.model_sha256,
-        preprocessing=codec.preprocessing.to_json(),
-        created_by=f"tsae {tsae.__version__}",
-        skipped=job.skipped,
-        source_bytes=sum(result.source_bytes for result in unique),
-        shards=tuple(result.shard for result in unique if result.shard),
-        failures=tuple(entry for entry in failures if entry),
-    )
-    ar.commit(job.archive, manifest, job.archive.read(plan.JOB_MODEL_FILE))
+    by_task = plan.finished_tasks(job) | {result.task: result for result in results}
+    if by_task.keys() != set(range(job.tasks)):
+        raise InputError(f"{job.archive.path}: {len(by_task)} of {job.tasks} tasks are done; finish it with --resume")
+    base = plan.base_text(job)
+    manifest = _build_manifest([by_task[task] for task in range(job.tasks)], job)
+    ar.write(job.archive, job.model_file, _model(job))
+    with plan.turn(job):
+        try:
+            ar.commit(job.archive, manifest, base)
+        except InputError as error:
+            if isinstance(error.__cause__, ConflictError):
+                plan.give_up(job)  # what it started from is gone
+            raise
+        _clean_up(job, manifest, base)
     return manifest
+
+
+def finish(job: CompressJob) -> ar.Manifest:
+    """Removes what is left of a job that was killed after its commit.
+
+    Returns:
+        The manifest that it committed.
+
+    Raises:
+        InputError: if that cannot be done, or another job has taken this one's place.
+        FormatError: if the archive cannot be read.
+    """
+    with plan.turn(job):
+        manifest = ar.read_manifest(job.archive)
+        _clean_up(job, manifest, plan.base_text(job))
+    return manifest
+
+
+def _clean_up(job: CompressJob, manifest: ar.Manifest, base: bytes | None) -> None:
+    old, is_ours = plan.old_manifest(job.archive, base), functools.partial(plan.is_owner, job)
+    ar.clean_up(job.archive, manifest, old, [job.file(plan.LISTING_FILE)], is_ours)
+
+
+def _model(job: CompressJob) -> bytes:
+    return ar.read_digested(job.archive, job.file(plan.MODEL_FILE), job.model_sha256)
+
+
+def _build_manifest(results: list[TaskResult], job: CompressJob) -> ar.Manifest:
+    """Writes lists and failures table of the new state, and describes it."""
+    codec = load_codec(job)
+    pairs = [(replaces, result.shard) for replaces, result in zip(job.replaces, results, strict=True) if result.shard]
+    lists = ar.write_lists(
+        job.archive,
+        _open_base(job) if job.is_update else None,
+        {replaces: shard for replaces, shard in pairs if replaces is not None},
+        [shard for replaces, shard in pairs if replaces is None],
+    )
+    parts = [result.failures for result in results if result.failures]
+    if job.known_failures is not None:
+        known = ar.read_digested(job.archive, job.known_failures.file, job.known_failures.sha256)
+        number = job.first_number + job.tasks
+        parts.append(ar.write_digested(job.archive, "failures", number, known, job.known_failures.rows))
+    failures = ar.write_failures(job.archive, parts)
+    return ar.Manifest(
+        requires=(),
+        model=codec.name,
+        model_file=job.model_file,
+        model_bytes=len(_model(job)),
+        model_sha256=job.model_sha256,
+        latent_shape=codec.latent_shape,
+        preprocessing=codec.preprocessing.to_json(),
+        settings=job.settings,
+        created_by=f"tsae {tsae.__version__}",
+        counts=ar.count(job.archive, lists, sum(entry.rows for entry in failures), job.skipped),
+        lists=lists,
+        failures=failures,
+    )

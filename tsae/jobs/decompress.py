@@ -18,7 +18,7 @@ from tsae import archive as ar
 from tsae import paths
 from tsae.codec import Codec
 from tsae.config import IMAGE_SIZE_PX
-from tsae.errors import CorruptDataError, InputError
+from tsae.errors import CorruptDataError, InputError, TsaeError
 from tsae.images import MAX_PIXELS, encode_image
 from tsae.progress import SharedCount
 
@@ -39,7 +39,7 @@ class DecompressJob:
 
     Attributes:
         archive: What is read.
-        manifest_sha256: The state of the archive that was planned with.
+        manifest_text: The manifest of the state that was planned with.
         output: Folder for the image files.
         select: Glob that keys must match; None is all.
         restore_size: Whether to scale images back to their original sizes.
@@ -49,7 +49,7 @@ class DecompressJob:
     """
 
     archive: ar.Folder
-    manifest_sha256: str
+    manifest_text: bytes
     output: ar.Folder
     select: str | None
     restore_size: bool
@@ -123,16 +123,16 @@ def plan(archive: str, output: str, select: str | None, restore_size: bool, over
         raise InputError(f"--select {select}: matches none of {len(keys)} keys; see them with tsae ls {archive}")
     output_folder = ar.Folder(paths.absolute(output))
     job = DecompressJob(
-        files.folder, files.manifest.sha256, output_folder, select, restore_size, overwrite, find_whole_names(keys)
+        files.folder, files.manifest_text, output_folder, select, restore_size, overwrite, find_whole_names(keys)
     )
-    return job, len(files.manifest.shards), selected
+    return job, files.shards, selected
 
 
 def _readable_keys(files: ar.ArchiveFiles) -> list[str]:
     """The keys of all shards but damaged ones, which become failures when their turn comes."""
     keys: list[str] = []
-    for shard in range(len(files.manifest.shards)):
-        with contextlib.suppress(CorruptDataError):
+    for shard in range(files.shards):
+        with contextlib.suppress(TsaeError):
             keys += files.shard(shard).keys()
     return keys
 
@@ -169,6 +169,11 @@ def output_name(key: str, whole_names: frozenset[str]) -> str:
     return key + OUTPUT_ENDING if key in whole_names else short_name(key)
 
 
+def leads_out(folder: str, name: str) -> bool:
+    """Whether links in an output folder would take a file of that name out of it; one in the file's own place would not."""
+    return not paths.is_within(paths.parent(paths.absolute(paths.join(folder, name))), folder)
+
+
 def read_records(shard: int, job: DecompressJob) -> ShardRecords:
     """Reads the records of a shard whose images are still missing.
 
@@ -180,19 +185,17 @@ def read_records(shard: int, job: DecompressJob) -> ShardRecords:
         The records, and a failure for each one that is damaged or whose place is taken; where not even the keys of a
         row group or a shard can be read, one failure that names the file.
     """
-    files = _open_archive(job.archive, job.manifest_sha256)
-    entry = files.manifest.shards[shard]
     try:
-        reader = files.shard(shard)
-    except CorruptDataError as error:
-        return ShardRecords(ar.concatenate([]), 0, [_failure(f"{entry.file} ({entry.rows} images)", "read", error)])
+        reader = _open_archive(job.archive, job.manifest_text).shard(shard)
+    except TsaeError as error:
+        return ShardRecords(ar.concatenate([]), 0, [_failure(f"shard {shard}", "read", error)])
     parts = [_read_row_group(reader, row_group, job) for row_group in range(reader.row_groups)]
     present, failures = sum(part.present for part in parts), [failure for part in parts for failure in part.failures]
     _count(job, present + len(failures))
     return ShardRecords(ar.concatenate([part.records for part in parts]), present, failures)
 
 
-def _read_row_group(reader: ar.ShardReader, row_group: int, job: DecompressJob) -> ShardRecords:
+def _read_row_group(reader: ar.Shard, row_group: int, job: DecompressJob) -> ShardRecords:
     try:
         records, intact = reader.read(row_group)
     except CorruptDataError as error:
@@ -215,10 +218,11 @@ def _read_row_group(reader: ar.ShardReader, row_group: int, job: DecompressJob) 
 
 
 DAMAGED = "the record does not match its checksum; restore the archive"
+LINKED = "its folder is a link that leads out of the output folder; choose another folder, or remove the link"
 TAKEN = "its place holds something else than this image; choose another folder, or write anew with --overwrite"
 
 
-def _lost(reader: ar.ShardReader, row_group: int, error: CorruptDataError, job: DecompressJob) -> list[ar.Failure]:
+def _lost(reader: ar.Shard, row_group: int, error: CorruptDataError, job: DecompressJob) -> list[ar.Failure]:
     """A failure for each key of an unreadable row group, or one for the group if not even its keys can be read."""
     try:
         keys = [key for key in reader.keys(row_group) if ar.matches(key, job.select)]
@@ -228,11 +232,8 @@ def _lost(reader: ar.ShardReader, row_group: int, error: CorruptDataError, job: 
 
 
 @functools.lru_cache(maxsize=1)
-def _open_archive(archive: ar.Folder, manifest_sha256: str) -> ar.ArchiveFiles:
-    files = ar.ArchiveFiles(archive.path)
-    if files.manifest.sha256 != manifest_sha256:
-        raise InputError(f"{archive.path}: was changed while it was read; run the command again")
-    return files
+def _open_archive(archive: ar.Folder, manifest_text: bytes) -> ar.ArchiveFiles:
+    return ar.ArchiveFiles(archive.path, manifest_text)
 
 
 def _failure(path: str, stage: str, error: Exception) -> ar.Failure:
@@ -276,7 +277,8 @@ def _decode_one_by_one(shard: ShardRecords, codec: Codec) -> DecodedShard:
     for row, key in enumerate(shard.records.keys):
         try:
             ar.check_key(key)
-            codec.latents(shard.records.take([row]))
+            record = shard.records.take([row])
+            codec.latents(record) if record.lossless[0] is None else codec.decode(record)
             good.append(row)
         except CorruptDataError as error:
             failures.append(_failure(key, "decode", error))
@@ -290,13 +292,13 @@ def load_codec(job: DecompressJob) -> Codec:
     Raises:
         FormatError: if the model is missing or not the archive's.
     """
-    return _load_codec(job.archive, job.manifest_sha256)
+    return _load_codec(job.archive, job.manifest_text)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_codec(archive: ar.Folder, manifest_sha256: str) -> Codec:
-    files = _open_archive(archive, manifest_sha256)
-    return Codec.from_bytes(files.model_file(), f"{archive.path}/{ar.MODEL_FILE}")
+def _load_codec(archive: ar.Folder, manifest_text: bytes) -> Codec:
+    files = _open_archive(archive, manifest_text)
+    return Codec.from_bytes(files.model_file(), f"{archive.path}/{files.manifest.model_file}")
 
 
 def write_images(shard: DecodedShard, job: DecompressJob) -> WriteResult:
@@ -319,8 +321,11 @@ def _write_image(key: str, image: NDArray[np.uint8], size_px: tuple[int, int] | 
     if size_px is not None and not 0 < size_px[0] * size_px[1] <= MAX_PIXELS:
         message = f"recorded size {size_px[0]} x {size_px[1]} is not within {MAX_PIXELS} pixels; leave out --restore-size"
         return ar.Failure(key, "write", "CorruptDataError", message)
+    name = output_name(key, job.whole_names)
+    if leads_out(job.output.path, name):
+        return ar.Failure(key, "write", "FileExistsError", LINKED)
     try:
-        job.output.write(output_name(key, job.whole_names), encode_image(image, "png", size_px))
+        job.output.write(name, encode_image(image, "png", size_px))
     except OSError as error:
         if error.errno in FATAL_ERRORS:
             raise InputError(f"{job.output.path}: cannot be written ({error.strerror}); make room and run it again") from error

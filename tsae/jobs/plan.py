@@ -1,36 +1,59 @@
 """The plan of a compress job, in the archive's `job` folder: what to do, in which shards, and what is done already.
 
-It holds the settings, the model, and the sorted inputs as a Parquet file in which row group `i` lists the images of
-shard `i`; a shard's task is thus one number, however large the job is. What a finished shard adds to the manifest is kept
-there, too, so that a killed job can go on.
+```
+job/plan.json                 settings, and whose turn it is: only one of two commands at once can put it there
+job/<name>/base.json          the manifest that was there when the job was planned
+job/<name>/model.safetensors  the model
+job/<name>/listing.parquet    the inputs: row group i lists the images of task i, so that a task is one number
+job/<name>/failures.parquet   failures that are known already
+job/<name>/done/<task>.json   what a finished task adds to the archive, so that a killed job can go on
+```
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import dataclasses
+import itertools
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tsae import archive as ar
 from tsae import paths
-from tsae.checkpoint import fingerprint
-from tsae.errors import InputError
+from tsae.errors import InputError, TsaeError
 from tsae.inputs import Listing
+from tsae.paths import ConflictError
 from tsae.progress import SharedCount
 
 SHARD_IMAGES = 4096
 """Most images of a shard; it bounds a worker's memory (12 MB of pixels) and the pieces of work that can be spread."""
 
-PLAN_FILE = f"{ar.JOB_FOLDER}/plan.json"
-"""Written last of the plan: without it there is nothing to resume."""
+MODEL_FILE = "model.safetensors"
+LISTING_FILE = "listing.parquet"
+BASE_FILE = "base.json"
+FAILURES_FILE = "failures.parquet"
+DONE_FOLDER = "done"
 
-LISTING_FILE = f"{ar.JOB_FOLDER}/listing.parquet"
-DONE_FOLDER = f"{ar.JOB_FOLDER}/done"
-JOB_MODEL_FILE = f"{ar.JOB_FOLDER}/{ar.MODEL_FILE}"
+LISTING_SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("label", pa.string())])
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The images that one step works on.
+
+    Attributes:
+        keys: Sorted.
+        replaces: The shard of the old state whose records of these keys are replaced; None makes a new shard.
+    """
+
+    keys: Sequence[str]
+    replaces: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,69 +62,104 @@ class CompressJob:
 
     Attributes:
         archive: Where the archive is written.
-        token: Tells this job from any other; by it a job notices that another one has taken its place.
-        source: The INPUT, absolute.
-        root: Folder that keys are relative to.
-        shards: Number of shards.
+        name: Of its folder in the job folder.
+        token: Tells this run from any other; by it a job notices that another one has taken its place.
+        settings: What later runs must have in common with it.
+        replaces: By task, the shard of the old state that it replaces; None makes a new shard.
+        first_number: Number of the first new shard.
+        is_update: Whether the new state adds to the old one; else it takes its place.
+        base_sha256: Digest of the manifest that was there; None if there was none.
         model_sha256: Digest of the model file in the job folder.
+        model_file: Where the model will lie.
         device: "cpu" or "cuda".
         skipped: Input files passed over because of their endings.
-        unlisted: Failures of the listing itself, already written.
+        known_failures: Failures of the listing, and older ones that stay: their file in the job folder.
         progress: Where finished images are counted; None where nobody watches.
     """
 
     archive: ar.Folder
+    name: str
     token: str
-    source: str
-    root: str
-    shards: int
+    settings: ar.Settings
+    replaces: tuple[int | None, ...]
+    first_number: int
+    is_update: bool
+    base_sha256: str | None
     model_sha256: str
+    model_file: str
     device: str
     skipped: int
-    unlisted: ar.FileEntry | None
+    known_failures: ar.FileEntry | None
     progress: SharedCount | None = None
 
-    def to_json(self) -> str:
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.replaces)
+
+    def file(self, name: str) -> str:
+        """Where a file of the job lies, relative to the archive."""
+        return f"{ar.JOB_FOLDER}/{self.name}/{name}"
+
+    def to_json(self) -> bytes:
         """What `resume` needs to make the job again, the archive's place excepted."""
-        fields = {**dataclasses.asdict(self), "unlisted": self.unlisted and dataclasses.asdict(self.unlisted)}
-        return json.dumps({name: value for name, value in fields.items() if name not in ("archive", "progress")}, indent=1)
+        fields = dataclasses.asdict(self)
+        kept = {name: value for name, value in fields.items() if name not in ("archive", "progress")}
+        return json.dumps(kept, indent=1).encode()
 
     @classmethod
     def from_json(cls, text: bytes, archive: ar.Folder) -> CompressJob:
         """Reads `to_json`'s text."""
         fields = json.loads(text)
-        unlisted = fields.pop("unlisted")
-        return cls(archive, **fields, unlisted=unlisted and ar.FileEntry(**unlisted))
+        settings, failures = ar.Settings(**fields.pop("settings")), fields.pop("known_failures")
+        replaces = tuple(fields.pop("replaces"))
+        return cls(archive, settings=settings, replaces=replaces, known_failures=_entry(failures), **fields)
+
+
+def _entry(fields: dict[str, Any] | None) -> ar.FileEntry | None:
+    return ar.FileEntry(**fields) if fields else None
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardResult:
-    """What one shard adds to the manifest; entries are None where there is nothing to name."""
+class TaskResult:
+    """What one task adds to the archive; None where there is nothing to name."""
 
-    number: int
+    task: int
     shard: ar.ShardEntry | None
     failures: ar.FileEntry | None
-    source_bytes: int
+
+    def to_json(self) -> bytes:
+        """What `from_json` reads."""
+        fields = dataclasses.asdict(self)
+        if self.shard is not None:
+            fields["shard"]["footer"] = base64.b64encode(self.shard.footer).decode()
+        return json.dumps(fields).encode()
 
     @classmethod
-    def from_json(cls, text: bytes) -> ShardResult:
+    def from_json(cls, text: bytes) -> TaskResult:
         """Reads the JSON object of the fields that `keep_result` leaves in the job folder."""
         fields = json.loads(text)
         shard, failures = fields.pop("shard"), fields.pop("failures")
-        return cls(**fields, shard=shard and ar.ShardEntry(**shard), failures=failures and ar.FileEntry(**failures))
+        if shard is not None:
+            shard["footer"] = base64.b64decode(shard["footer"])
+        return cls(**fields, shard=shard and ar.ShardEntry(**shard), failures=_entry(failures))
 
 
-def check_output(source: str, archive: str, overwrite: bool) -> None:
-    """Refuses to write where something would be lost or read again.
+def find_state(source: str, archive: str, overwrite: bool) -> bytes | None:
+    """Refuses to write where something would be lost or read again, and finds the state to start from.
 
     Args:
         source: The INPUT.
         archive: Where the archive is to be.
-        overwrite: Whether an archive that is there may be replaced.
+        overwrite: Whether what is there may be replaced.
+
+    Returns:
+        The bytes of the manifest that is there; None if there is no archive.
 
     Raises:
         InputError: if the archive's place is inside the input or around it, is a file, holds something else, or holds an
-            archive that may not be replaced.
+            unfinished job that may not be replaced.
+        FormatError: if its manifest cannot be read.
     """
     if not archive:
         raise InputError("ARCHIVE is empty; name a new or empty folder")
@@ -112,63 +170,149 @@ def check_output(source: str, archive: str, overwrite: bool) -> None:
     if files.exists(path) and not files.isdir(path):
         raise InputError(f"{archive}: is a file; name a new or empty folder for the archive")
     found = ar.Folder(place).sizes_bytes()
+    if ar.PLAN_FILE in found and not overwrite:
+        remedy = "finish it with --resume, replace it with --overwrite, or choose another folder"
+        raise InputError(f"{archive}: holds an unfinished job already, or another command is at work there; {remedy}")
+    if ar.MANIFEST_FILE in found:
+        return ar.read_manifest_text(ar.Folder(place))
     others = [name for name in found if not ar.is_leftover(name)]
-    kind = "an unfinished job" if PLAN_FILE in found else "an archive" if ar.MANIFEST_FILE in found else None
-    if kind is None and others:
+    if others and ar.PLAN_FILE not in found:
         raise InputError(f"{archive}: holds something else ({min(others)}); choose a new or empty folder")
-    if kind is not None and not overwrite:
-        finish = "finish it with --resume, " if kind == "an unfinished job" else ""
-        raise InputError(f"{archive}: holds {kind} already; {finish}replace it with --overwrite, or choose another folder")
+    return None
 
 
-def count_shards(images: int) -> int:
-    """As few shards as SHARD_IMAGES allows; it follows from the inputs alone, never from the workers."""
-    return -(-images // SHARD_IMAGES)
+def cut(keys: Sequence[str]) -> list[Task]:
+    """Cuts sorted keys into new shards, as few as SHARD_IMAGES allows and as equal as can be.
+
+    It follows from the keys alone, never from the workers.
+    """
+    shards = -(-len(keys) // SHARD_IMAGES)
+    ends = [len(keys) * shard // shards for shard in range(shards + 1)] if shards else []
+    return [Task(keys[start:end]) for start, end in itertools.pairwise(ends)]
 
 
-def plan(source: str, listing: Listing, archive: ar.Folder, model_file: bytes, device: str) -> CompressJob:
-    """Writes the job folder, with the inputs cut into `count_shards` shards as equal as can be.
+def plan(
+    listing: Listing,
+    tasks: Sequence[Task],
+    archive: ar.Folder,
+    model: bytes,
+    settings: ar.Settings,
+    base: bytes | None,
+    is_update: bool,
+    known_failures: Sequence[ar.Failure],
+    device: str,
+) -> CompressJob:
+    """Writes the job folder; the plan itself comes last, and only one of two commands at once can write it.
 
     Args:
-        source: The INPUT.
-        listing: What it names.
+        listing: What the INPUT names.
+        tasks: What to do.
         archive: Where the archive will be.
-        model_file: The model's bytes.
+        model: The model file.
+        settings: What later runs must have in common with this one.
+        base: The manifest that is there; None if there is none.
+        is_update: Whether the new state adds to that; else it takes its place.
+        known_failures: Failures of the listing, and older ones that stay.
         device: "cpu" or "cuda".
 
     Raises:
-        InputError: if the job folder cannot be written.
+        InputError: if the job folder cannot be written, or another command is at work there.
     """
-    shards, model_sha256 = count_shards(len(listing.keys)), fingerprint(model_file)
+    before = _read_or_none(archive, ar.PLAN_FILE)
+    old = old_manifest(archive, base)
+    model_sha256, name = ar.digest(model), secrets.token_hex(8)
+    job = CompressJob(
+        archive=archive,
+        name=name,
+        token=secrets.token_hex(8),
+        settings=settings,
+        replaces=tuple(task.replaces for task in tasks),
+        first_number=old.counts.shards if old is not None and is_update else 0,
+        is_update=is_update,
+        base_sha256=ar.digest(base) if base is not None else None,
+        model_sha256=model_sha256,
+        model_file=ar.model_place(model_sha256, old),
+        device=device,
+        skipped=listing.skipped,
+        known_failures=None,
+    )
     try:
-        ar.remove_job(archive)
-    except OSError as error:
-        raise InputError(f"{archive.path}: cannot be written ({error.strerror or error}); choose another place") from error
-    ar.write(archive, JOB_MODEL_FILE, model_file)
-    ar.write(archive, LISTING_FILE, _listing_to_bytes(listing))
-    unlisted = write_failures(archive, shards, listing.failures)
-    place, token = paths.absolute(source), secrets.token_hex(8)
-    job = CompressJob(archive, token, place, listing.root, shards, model_sha256, device, listing.skipped, unlisted)
-    ar.write(archive, PLAN_FILE, job.to_json().encode())
+        job = dataclasses.replace(job, known_failures=_write_known(job, known_failures))
+        ar.write(archive, job.file(MODEL_FILE), model)
+        ar.write(archive, job.file(LISTING_FILE), _listing_to_bytes(tasks, listing.labels))
+        if base is not None:
+            ar.write(archive, job.file(BASE_FILE), base)
+        _take_place(job, before)
+    except BaseException:
+        _forget(job)
+        raise
+    if _read_or_none(archive, ar.MANIFEST_FILE) != base:  # while this job was planned, before its place was its own
+        give_up(job)
+        raise InputError(f"{archive.path}: another command has changed it meanwhile; run this one again")
     return job
 
 
-def _listing_to_bytes(listing: Listing) -> bytes:
-    images = len(listing.keys)
-    shards = count_shards(images)
-    schema = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("label", pa.string())])
-    sink, start = pa.BufferOutputStream(), 0
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-        for index in range(shards):
-            rows = images // shards + (index < images % shards)
-            keys = listing.keys[start : start + rows]
-            labels = [listing.labels.get(key) for key in keys]
-            writer.write_table(pa.table([keys, labels], schema=schema), row_group_size=rows)
-            start += rows
+def _read_or_none(archive: ar.Folder, name: str) -> bytes | None:
+    try:
+        return archive.read(name)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{archive.path}/{name}: cannot be read ({reason}); restore it or choose another place") from error
+
+
+def old_manifest(archive: ar.Folder, base: bytes | None) -> ar.Manifest | None:
+    """The manifest that was there; None where there was none, or a damaged one that is to be replaced."""
+    try:
+        return ar.Manifest.from_json(base, archive.path) if base is not None else None
+    except TsaeError:
+        return None
+
+
+def _take_place(job: CompressJob, before: bytes | None) -> None:
+    """Makes a job the one that works on its archive, if no other has become that since `before` was read."""
+    try:
+        job.archive.replace(ar.PLAN_FILE, job.to_json(), expected=before)
+    except ConflictError as error:
+        raise InputError(f"{job.archive.path}: another command started there at the same time; wait for it") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{job.archive.path}: cannot be written ({reason}); choose another place") from error
+
+
+def _write_known(job: CompressJob, failures: Sequence[ar.Failure]) -> ar.FileEntry | None:
+    # Not yet where failures belong: a file there may be another job's too, so that nobody could take it back.
+    if not failures:
+        return None
+    data = ar.failures_to_bytes(failures)
+    ar.write(job.archive, job.file(FAILURES_FILE), data)
+    return ar.FileEntry(job.file(FAILURES_FILE), len(failures), len(data), ar.digest(data))
+
+
+def _forget(job: CompressJob) -> None:
+    """Removes what was written of a plan that did not come about, as far as that is possible."""
+    with contextlib.suppress(OSError):
+        job.archive.remove(map(job.file, (MODEL_FILE, LISTING_FILE, BASE_FILE, FAILURES_FILE)))
+
+
+def give_up(job: CompressJob) -> None:
+    """Makes a job that cannot be committed any more one that nobody can resume, as far as that is possible."""
+    _forget(job)
+    with contextlib.suppress(OSError):
+        job.archive.remove([ar.PLAN_FILE])
+
+
+def _listing_to_bytes(tasks: Sequence[Task], labels: Mapping[str, str]) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, LISTING_SCHEMA, compression="zstd") as writer:
+        for task in tasks:
+            columns = [list(task.keys), [labels.get(key) for key in task.keys]]
+            writer.write_table(pa.table(columns, schema=LISTING_SCHEMA), row_group_size=len(task.keys))
     return bytes(sink.getvalue())
 
 
-def write_failures(archive: ar.Folder, number: int, failures: list[ar.Failure]) -> ar.FileEntry | None:
+def write_failures(archive: ar.Folder, number: int, failures: Sequence[ar.Failure]) -> ar.FileEntry | None:
     """Writes a part of the failures table; no failures make no file.
 
     Raises:
@@ -176,13 +320,11 @@ def write_failures(archive: ar.Folder, number: int, failures: list[ar.Failure]) 
     """
     if not failures:
         return None
-    data = ar.failures_to_bytes(failures)
-    name, sha256 = ar.write_digested(archive, "failures", number, data)
-    return ar.FileEntry(name, len(failures), len(data), sha256)
+    return ar.write_digested(archive, "failures", number, ar.failures_to_bytes(failures), len(failures))
 
 
 def resume(source: str, archive: ar.Folder) -> CompressJob:
-    """Takes up the plan of a killed job.
+    """Takes up the plan of a killed job; should its process still live, it will notice that its place is taken.
 
     Args:
         source: The INPUT; it must be the killed job's.
@@ -194,20 +336,60 @@ def resume(source: str, archive: ar.Folder) -> CompressJob:
     Raises:
         InputError: if there is no such job, it is damaged, or it was for another input.
     """
+    text = _read_or_none(archive, ar.PLAN_FILE)
+    if text is None:
+        raise InputError(f"{archive.path}: has no job to resume; run the command without --resume")
     try:
-        job = CompressJob.from_json(archive.read(PLAN_FILE), archive)
-        count_images(job, range(job.shards))
-        if fingerprint(archive.read(JOB_MODEL_FILE)) != job.model_sha256:
+        job = CompressJob.from_json(text, archive)
+        if is_committed(job):
+            return _take_over(job, text, source)
+        count_images(job, range(job.tasks))
+        if ar.digest(archive.read(job.file(MODEL_FILE))) != job.model_sha256:
             raise ValueError("its model is not the planned one")
-    except FileNotFoundError as error:
-        if archive.exists(PLAN_FILE):
-            raise InputError(f"{archive.path}: its job is damaged; start anew with --overwrite") from error
-        raise InputError(f"{archive.path}: has no job to resume; run the command without --resume") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, pa.ArrowException) as error:
+        if job.is_update:
+            ar.Manifest.from_json(archive.read(job.file(BASE_FILE)), BASE_FILE)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, pa.ArrowException, TsaeError) as error:
         raise InputError(f"{archive.path}: its job is damaged; start anew with --overwrite") from error
-    if job.source != paths.absolute(source):
-        raise InputError(f"{archive.path}: its job was for {job.source}; name that, or start anew with --overwrite")
+    return _take_over(job, text, source)
+
+
+def _take_over(job: CompressJob, before: bytes, source: str) -> CompressJob:
+    if job.settings.source != paths.absolute(source):
+        place, planned = job.archive.path, job.settings.source
+        raise InputError(f"{place}: its job was for {planned}; name that, or start anew with --overwrite")
+    job = dataclasses.replace(job, token=secrets.token_hex(8))
+    _take_place(job, before)
     return job
+
+
+def is_committed(job: CompressJob) -> bool:
+    """Whether the state of the archive is the job's, of which only files are left that are to be removed.
+
+    Raises:
+        OSError: if that cannot be told.
+    """
+    try:
+        is_base = ar.digest(job.archive.read(ar.MANIFEST_FILE)) == job.base_sha256
+    except FileNotFoundError:
+        return False
+    return not is_base and not job.archive.exists(job.file(LISTING_FILE))
+
+
+@contextlib.contextmanager
+def turn(job: CompressJob) -> Iterator[None]:
+    """While the block runs, no other job can take this one's place; on a remote store that is only checked before.
+
+    Raises:
+        InputError: if another job has taken it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(job.archive.locked(ar.PLAN_FILE))
+        except OSError as error:
+            check_owner(job)
+            raise InputError(f"{job.archive.path}: cannot be locked ({error}); finish it with --resume") from error
+        check_owner(job)
+        yield
 
 
 def check_owner(job: CompressJob) -> None:
@@ -216,47 +398,88 @@ def check_owner(job: CompressJob) -> None:
     Raises:
         InputError: if the plan in the archive is another one, or gone.
     """
-    try:
-        token = json.loads(job.archive.read(PLAN_FILE))["token"]
-    except (OSError, ValueError, TypeError, KeyError):
-        token = None
-    if token != job.token:
+    if not is_owner(job):
         raise InputError(f"{job.archive.path}: another command has written here meanwhile; nothing more is done")
 
 
-def count_images(job: CompressJob, shards: Iterable[int]) -> int:
-    """Number of images listed for some of the shards of a job."""
-    with job.archive.open(LISTING_FILE) as file:
-        metadata = pq.ParquetFile(file).metadata
-        return sum(metadata.row_group(shard).num_rows for shard in shards)
+def is_owner(job: CompressJob) -> bool:
+    """Whether the plan in the archive is this job's.
+
+    Raises:
+        InputError: if that cannot be told.
+    """
+    try:
+        return bool(json.loads(job.archive.read(ar.PLAN_FILE))["token"] == job.token)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return False
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{job.archive.path}: cannot be read ({reason}); finish it with --resume") from error
 
 
-def read_listing(shard: int, job: CompressJob) -> tuple[list[str], list[str | None]]:
-    """Keys and labels of the images of a shard."""
-    with job.archive.open(LISTING_FILE) as file:
-        table = pq.ParquetFile(file).read_row_group(shard)
+def base_text(job: CompressJob) -> bytes | None:
+    """The manifest that was there when the job was planned; None if there was none.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    return _read_or_none(job.archive, job.file(BASE_FILE))
+
+
+def count_images(job: CompressJob, tasks: Iterable[int]) -> int:
+    """Number of images listed for some of the tasks of a job.
+
+    Raises:
+        InputError: if the listing is gone, because another job has taken this one's place.
+    """
+    try:
+        with job.archive.open(job.file(LISTING_FILE)) as file:
+            metadata = pq.ParquetFile(file).metadata
+            return sum(metadata.row_group(task).num_rows for task in tasks)
+    except OSError as error:
+        check_owner(job)
+        raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
+
+
+def read_listing(task: int, job: CompressJob) -> tuple[list[str], list[str | None]]:
+    """Keys and labels of the images of a task.
+
+    Raises:
+        InputError: if the listing is gone, because another job has taken this one's place.
+    """
+    check_owner(job)
+    try:
+        with job.archive.open(job.file(LISTING_FILE)) as file:
+            table = pq.ParquetFile(file).read_row_group(task, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
     return table.column("key").to_pylist(), table.column("label").to_pylist()
 
 
-def keep_result(result: ShardResult, job: CompressJob) -> None:
-    """Notes in the job folder that a shard is finished.
+def keep_result(result: TaskResult, job: CompressJob) -> None:
+    """Notes in the job folder that a task is finished.
 
     Raises:
         InputError: if it cannot be written.
     """
-    ar.write(job.archive, f"{DONE_FOLDER}/{result.number:06d}.json", json.dumps(dataclasses.asdict(result)).encode())
+    ar.write(job.archive, job.file(f"{DONE_FOLDER}/{result.task:06d}.json"), result.to_json())
 
 
-def finished_shards(job: CompressJob) -> dict[int, ShardResult]:
-    """Results that the job's earlier runs kept, by shard; only those that are readable and whose files are there."""
+def finished_tasks(job: CompressJob) -> dict[int, TaskResult]:
+    """Results that the job's earlier runs kept, by task; only those that are readable and whose files are there."""
     sizes_bytes, finished = job.archive.sizes_bytes(), {}
     for name in sizes_bytes:
-        if name.startswith(f"{DONE_FOLDER}/"):
+        if name.startswith(job.file(f"{DONE_FOLDER}/")):
             try:
-                result = ShardResult.from_json(job.archive.read(name))
-            except (ValueError, TypeError, KeyError, AttributeError):
+                result = TaskResult.from_json(job.archive.read(name))
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):
                 continue
-            entries = [entry for entry in (result.shard, result.failures) if entry]
-            if all(sizes_bytes.get(entry.file) == entry.bytes for entry in entries):
-                finished[result.number] = result
+            if _is_there(result, sizes_bytes):
+                finished[result.task] = result
     return finished
+
+
+def _is_there(result: TaskResult, sizes_bytes: Mapping[str, int]) -> bool:
+    entries = [entry for entry in (result.shard, result.failures) if entry]
+    has_provenance = not (result.shard and result.shard.provenance) or result.shard.provenance in sizes_bytes
+    return has_provenance and all(sizes_bytes.get(entry.file) == entry.bytes for entry in entries)

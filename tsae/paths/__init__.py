@@ -21,3 +21,4 @@ from tsae.paths.names import is_within as is_within
 from tsae.paths.names import join as join
 from tsae.paths.names import parent as parent
 from tsae.paths.names import relative as relative
+from tsae.paths.store import remote_facts as remote_facts

@@ -200,13 +200,20 @@ def _sync(folder: int) -> None:
 def replace_local(path: str, data: bytes, expected: bytes | None) -> None:
     """Compares and writes under a lock on the folder; raises `ConflictError`."""
     # By names in the locked folder: were it removed and made anew, writing into the old one would fail, not slip through.
-    folder = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        _lock(folder, os.path.dirname(path))
+    with locked_folder(os.path.dirname(path)) as folder:
         name = os.path.basename(path)
         check_expected(path, _read_at(folder, name), expected)
         _move_in(_temporary_name(), name, data, True, folder)
         _sync(folder)
+
+
+@contextlib.contextmanager
+def locked_folder(path: str) -> Iterator[int]:
+    """The descriptor of a folder that nobody else can lock while the block runs."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        _lock(folder, path)
+        yield folder
     finally:
         os.close(folder)  # which gives the lock back, as the kernel does for a process that dies
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,6 +17,7 @@ from tsae.errors import InputError
 from tsae.paths.disk import (
     local_facts,
     local_sizes,
+    locked_folder,
     make_folders,
     open_regular,
     opened,
@@ -273,6 +274,22 @@ class Folder:
                 replace_s3(files, path, data, expected)
             else:
                 replace_remote(files, path, data, expected)
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """On a local disk, no other process can `replace` a file while the block runs; elsewhere this does nothing.
+
+        Nor can the block itself `replace` a file of the same folder: it would wait for itself.
+
+        Args:
+            name: Of the file.
+
+        Raises:
+            OSError: if its folder is not there, or another process keeps the lock.
+        """
+        local = self._local(name)
+        with locked_folder(os.path.dirname(local)) if local is not None else contextlib.nullcontext():
+            yield
 
     def sizes_bytes(self) -> dict[str, int]:
         """All files below, by relative name, with their sizes; empty if the folder is not there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import re
 import threading
 from typing import Any
@@ -100,8 +101,10 @@ def remote_facts(info: dict[str, Any]) -> FileFacts:
     if info.get("type") == "directory":
         raise IsADirectoryError("it is a folder")
     size = info.get("size")
-    version = next((str(info[key]) for key in VERSION_KEYS if info.get(key)), "")
-    return FileFacts(-1 if size is None else int(size), version)
+    version = next((info[key] for key in VERSION_KEYS if info.get(key)), "")
+    # Some tell a time now as a datetime, now (in listings) as its seconds.
+    version = version.timestamp() if isinstance(version, datetime.datetime) else version
+    return FileFacts(-1 if size is None else int(size), str(version))
 
 
 _REPLACING = threading.Lock()

@@ -7,11 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tsae.archive import Failure, failures_from_bytes, failures_to_bytes
+from tsae.archive.failures import GROUP_ROWS
 from tsae.errors import FormatError
 
 FAILURES = [
     Failure("b.png", "decode", "ImageError", "damaged; fetch it again"),
-    Failure("a/é 日.png", "read", "ImageError", "cannot be read"),
+    Failure("a/é 日.png", "read", "ImageError", "cannot be read", 2**40, "1700000000000000000"),
     Failure("a/new\nline.png", "list", "InputError", ""),
 ]
 
@@ -31,9 +32,16 @@ def test_no_failures_are_a_table_too() -> None:
     assert failures_from_bytes(failures_to_bytes([]), "test") == []
 
 
+def test_any_number_of_failures_comes_back() -> None:
+    failures = [Failure(f"{index:05d}.png", "read", "ImageError", "x", index, None) for index in range(GROUP_ROWS * 2 + 1)]
+    data = failures_to_bytes(failures)
+    assert pq.read_metadata(io.BytesIO(data)).num_row_groups == 3
+    assert failures_from_bytes(data, "test") == failures
+
+
 def test_other_programs_read_the_table() -> None:
     table = pq.read_table(io.BytesIO(failures_to_bytes(FAILURES)))
-    assert table.schema.names == ["path", "stage", "error", "message"]
+    assert table.schema.names == ["path", "stage", "error", "message", "size_bytes", "version"]
     assert table.column("stage").to_pylist() == ["list", "read", "decode"]
 
 
@@ -57,7 +65,7 @@ def parquet(**columns: list[object]) -> bytes:
         failures_to_bytes(FAILURES)[:-20],
         parquet(path=["a"]),
         parquet(path=["a"], stage=["b"], error=["c"], message=[None]),
-        parquet(path=["a"], stage=["b"], error=["c"], message=["d"], more=["e"]),
+        parquet(path=["a"], stage=["b"], error=["c"], message=["d"], size_bytes=[1.5], version=["v"]),
         parquet(path=[["a"]], stage=["b"], error=["c"], message=["d"]),
         parquet(path=[b"\xff"], stage=["b"], error=["c"], message=["d"]),
     ],

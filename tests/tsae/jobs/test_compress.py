@@ -1,100 +1,169 @@
-"""The steps of compressing without Beam: the plan, and a commit that retries cannot spoil."""
+"""The steps of compressing without Beam: a commit that retries cannot spoil."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tsae
-from tsae.archive import Folder
+from tsae.archive import ArchiveFiles, Folder, Records, concatenate
 from tsae.errors import InputError
 from tsae.inputs import list_inputs
 from tsae.jobs import compress
 from tsae.jobs import plan as planning
-from tsae.zoo import read_model_file
+from tsae.jobs.plan import CompressJob, TaskResult
 
-MODEL_FILE = read_model_file("seed-8x8x8")
-
-
-@pytest.mark.parametrize("images", [0, 1, 4095, 4096, 4097, 6315, 100_000])
-def test_shards_are_as_few_as_can_be(images: int) -> None:
-    assert (planning.count_shards(images) - 1) * planning.SHARD_IMAGES < images or images == 0
-    assert images <= planning.count_shards(images) * planning.SHARD_IMAGES
+Plan = Callable[..., CompressJob]
 
 
-def plan(signs_dir: Path, archive: Path) -> planning.CompressJob:
-    return planning.plan(str(signs_dir), list_inputs(str(signs_dir)), Folder(str(archive)), MODEL_FILE, "cpu")
+def run(task: int, job: CompressJob) -> TaskResult:
+    return compress.write_shard(compress.encode_images(compress.read_images(task, job), job), job)
 
 
-def run(shard: int, job: planning.CompressJob) -> planning.ShardResult:
-    return compress.write_shard(compress.encode_images(compress.read_images(shard, job), job), job)
-
-
-def test_the_shards_of_a_plan_hold_each_image_once(signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shards_of_a_plan_hold_each_image_once(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(planning, "SHARD_IMAGES", 9)
-    job = plan(signs_dir, tmp_path / "archive")
+    job = plan_job(signs_dir, tmp_path / "archive")
     parts = [compress.read_images(shard, job).keys for shard in range(5)]
     assert [len(part) for part in parts] == [8] * 5
     assert [key for part in parts for key in part] == list_inputs(str(signs_dir)).keys
 
 
 def test_a_shard_that_ran_twice_counts_once(
-    signs_dir: Path, archive_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan_job: Plan, signs_dir: Path, archive_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "SHARD_IMAGES", 15)
-    job = plan(signs_dir, tmp_path / "archive")
+    job = plan_job(signs_dir, tmp_path / "archive")
     results = [run(shard, job) for shard in (2, 0, 1, 0, 2)]
     assert results[0] == results[4]
     manifest = compress.commit_archive(results, job)
     assert manifest.images == 40
     assert len(list((tmp_path / "archive" / "shards").iterdir())) == 3
+    assert len(list((tmp_path / "archive" / "provenance").iterdir())) == 3
     assert not (tmp_path / "archive" / "job").exists()
     with tsae.open_archive(str(tmp_path / "archive")) as mine, tsae.open_archive(str(archive_dir)) as whole:
         assert list(mine.keys()) == list(whole.keys())
+        assert mine.to_table().equals(whole.to_table())
 
 
-def test_nothing_is_visible_before_the_commit(signs_dir: Path, tmp_path: Path) -> None:
-    job = plan(signs_dir, tmp_path / "archive")
+def test_a_commit_that_ran_twice_changes_nothing(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runner may run the last step again whose first run was killed before it could clean up."""
+    job = plan_job(signs_dir, tmp_path / "archive")
+    results = [run(0, job)]
+    with monkeypatch.context() as patch:
+        patch.setattr("tsae.archive.clean_up", lambda *_: None)
+        first = compress.commit_archive(results, job)
+    assert compress.commit_archive(results, job) == first
+    assert not (tmp_path / "archive" / "job").exists()
+    with tsae.open_archive(str(tmp_path / "archive")) as archive:
+        assert len(archive) == len(archive.to_table()) == 40
+
+
+def test_nothing_is_visible_before_the_commit(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    job = plan_job(signs_dir, tmp_path / "archive")
     run(0, job)
     with pytest.raises(tsae.TsaeError, match="its job did not end"):
         tsae.open_archive(str(tmp_path / "archive"))
 
 
-def test_a_job_whose_model_was_swapped_is_refused(signs_dir: Path, tmp_path: Path) -> None:
-    import dataclasses
-
-    job = dataclasses.replace(plan(signs_dir, tmp_path / "archive"), model_sha256="0" * 64)
-    with pytest.raises(InputError, match="another job"):
+def test_a_job_whose_model_was_swapped_is_refused(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    job = dataclasses.replace(plan_job(signs_dir, tmp_path / "archive"), model_sha256="0" * 64)
+    with pytest.raises(InputError, match="another command"):
         run(0, job)
 
 
-def test_an_incomplete_job_is_never_committed(signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_whose_place_was_taken_goes_no_further(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    job = plan_job(signs_dir, tmp_path / "archive")
+    encoded = compress.encode_images(compress.read_images(0, job), job)
+    result = compress.write_shard(encoded, job)
+    planning.resume(str(signs_dir), job.archive)
+    for step in (
+        lambda: compress.read_images(0, job),
+        lambda: compress.write_shard(encoded, job),
+        lambda: compress.commit_archive([result], job),
+    ):
+        with pytest.raises(InputError, match="another command has written here"):
+            step()
+    assert not (tmp_path / "archive" / "manifest.json").exists()
+
+
+def test_an_incomplete_job_is_never_committed(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(planning, "SHARD_IMAGES", 15)
-    job = plan(signs_dir, tmp_path / "archive")
-    with pytest.raises(InputError, match="2 of 3 shards.*--resume"):
+    job = plan_job(signs_dir, tmp_path / "archive")
+    with pytest.raises(InputError, match="2 of 3 tasks.*--resume"):
         compress.commit_archive([run(0, job), run(2, job)], job)
     assert not (tmp_path / "archive" / "manifest.json").exists()
 
 
-def test_a_damaged_or_missing_shard_is_not_taken_for_finished(
-    signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_results_of_earlier_runs_are_counted_in(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "SHARD_IMAGES", 15)
-    job = plan(signs_dir, tmp_path / "archive")
-    results = [run(shard, job) for shard in range(3)]
-    assert planning.finished_shards(job) == dict(enumerate(results))
-    names = [tmp_path / "archive" / result.shard.file for result in results if result.shard]
-    names[0].unlink()
-    names[1].write_bytes(names[1].read_bytes()[:-1])
-    assert planning.finished_shards(job) == {2: results[2]}
+    job = plan_job(signs_dir, tmp_path / "archive")
+    for task in (0, 2):
+        run(task, job)
+    job = planning.resume(str(signs_dir), job.archive)
+    assert compress.commit_archive([run(1, job)], job).images == 40
 
 
-def test_a_plan_survives_its_file(signs_dir: Path, tmp_path: Path) -> None:
+def test_merged_records_keep_their_places() -> None:
+    def records(keys: list[str], stream: bytes) -> Records:
+        n, ones = len(keys), np.ones(len(keys), np.uint32)
+        psnrs_db, codings = np.full(n, np.nan, np.float32), np.ones(n, np.uint8)
+        return Records(keys, ones, ones, [None] * n, psnrs_db, codings, [stream] * n, [None] * n)
+
+    old, new = records(["a", "b", "c", "d"], b"old"), records(["b", "d"], b"new")
+    merged = compress.merge(old, new)
+    assert merged.keys == ["a", "b", "c", "d"]
+    assert merged.streams == [b"old", b"new", b"old", b"new"]
+    assert compress.merge(old, concatenate([])).to_table().equals(old.to_table())
+
+
+def test_psnr_is_measured_unless_it_is_switched_off(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    def stored(verify: bool) -> Records:
+        archive = tmp_path / str(verify)
+        job = plan_job(signs_dir, archive, verify=verify)
+        compress.commit_archive([run(0, job)], job)
+        return ArchiveFiles(str(archive)).shard_records(0)
+
+    measured, blind = stored(True), stored(False)
+    assert np.isnan(blind.psnrs_db).all()
+    assert (measured.psnrs_db > 15).all()
+    assert measured.streams == blind.streams
+
+
+def test_only_what_a_key_names_is_read(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    """A file that is gone, or no longer an image, since the plan was made is a failure, not the end."""
+    names = [f"{i}.png" for i in range(3)]
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.png").write_bytes((next(signs_dir.rglob("*.png"))).read_bytes())
-    with open(bytes(tmp_path / "in") + b"/bad\xff.png", "wb"):
-        pass
-    job = plan(tmp_path / "in", tmp_path / "archive")
-    assert job.unlisted is not None
-    assert planning.resume(str(tmp_path / "in"), job.archive) == job
+    for name, image in zip(names, sorted(signs_dir.rglob("*.png")), strict=False):
+        (tmp_path / "in" / name).write_bytes(image.read_bytes())
+    job = plan_job(tmp_path / "in", tmp_path / "archive")
+    (tmp_path / "in" / "0.png").unlink()
+    (tmp_path / "in" / "2.png").write_bytes(b"no image")
+    images = compress.read_images(0, job)
+    assert images.keys == ["1.png"]
+    assert [(f.path, f.stage, f.size_bytes) for f in images.failures] == [("0.png", "read", None), ("2.png", "decode", 8)]
+    assert images.failures[1].version == str((tmp_path / "in" / "2.png").stat().st_mtime_ns)
+    manifest = compress.commit_archive([run(0, job)], job)
+    assert (manifest.images, manifest.counts.failures) == (1, 2)
+    assert len(ArchiveFiles(job.archive.path).failures()) == 2
+
+
+def test_the_archive_is_one_of_the_format(plan_job: Plan, signs_dir: Path) -> None:
+    """And where it lies makes no difference."""
+    job = plan_job(signs_dir, "memory://jobs-test/archive")
+    manifest = compress.commit_archive([run(0, job)], job)
+    assert set(Folder("memory://jobs-test/archive").sizes_bytes()) == {
+        *manifest.files,
+        *(name for entry in ArchiveFiles("memory://jobs-test/archive").entries() for name in (entry.file, entry.provenance)),
+    }

@@ -1,0 +1,138 @@
+"""What opening an archive and getting one image costs, and how it grows with the archive.
+
+    python benchmarks/access.py [--images 10000 100000 1000000] [--dir DIR] [--json FILE]
+
+Writes archives of that many records with made-up latents, and for each measures, in this process, with torch imported and
+the model loaded once, files in the page cache: *cold* is opening the archive and getting one image by key, each time
+another; *warm* is getting images by random keys, and by random positions, from the open archive. Of warm access, `read` is
+the part before decoding. Times are ms; `memory_mb` is what the open archive took in all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+import tsae
+from tsae import archive as ar
+from tsae.jobs.plan import SHARD_IMAGES
+from tsae.paths import Folder
+from tsae.zoo import read_model_file
+
+COLD, WARM = 30, 1000
+MODEL = "seed-8x8x8"
+
+
+def records(start: int, rows: int, rng: np.random.Generator) -> ar.Records:
+    """Rows with the keys, sizes and lengths that records of signs have."""
+    latents = rng.integers(-128, 128, (rows, 512), np.int8)
+    keys = [f"{i // 30000:05d}/{i // 30 % 1000:05d}_{i % 30:05d}.png" for i in range(start, start + rows)]
+    sizes = rng.integers(25, 100, (2, rows)).astype(np.uint32)
+    psnrs_db = ar.stored_psnr_db(rng.normal(32.4, 3.4, rows))
+    streams = [one.tobytes() for one in latents]
+    return ar.Records(keys, *sizes, [None] * rows, psnrs_db, np.ones(rows, np.uint8), streams, [None] * rows)
+
+
+def write_archive(folder: Folder, images: int) -> None:
+    """An archive as `tsae compress` would leave it."""
+    rng, model = np.random.default_rng(images), read_model_file(MODEL)
+    sha256 = ar.digest(model)
+    starts = range(0, images, SHARD_IMAGES)
+    entries = [
+        ar.write_shard(folder, n, records(start, min(SHARD_IMAGES, images - start), rng), {}, sha256)
+        for n, start in enumerate(starts)
+    ]
+    lists = ar.write_lists(folder, None, {}, entries)
+    ar.write(folder, ar.MODEL_FILE, model)
+    settings = ar.Settings(source="benchmark", root="benchmark", verify=True, min_psnr_db=None)
+    manifest = ar.Manifest(
+        requires=(),
+        model=MODEL,
+        model_file=ar.MODEL_FILE,
+        model_bytes=len(model),
+        model_sha256=sha256,
+        latent_shape=(8, 8, 8),
+        preprocessing={},
+        settings=settings,
+        created_by="benchmarks/access.py",
+        counts=ar.count(folder, lists, 0, 0),
+        lists=lists,
+        failures=(),
+    )
+    ar.commit(folder, manifest, None)
+
+
+def times_ms(action: Callable[[str], object], keys: Iterator[str], count: int) -> list[float]:
+    """How long each of so many actions took."""
+    taken = []
+    for _ in range(count):
+        key = next(keys)
+        started_s = time.perf_counter()
+        action(key)
+        taken.append((time.perf_counter() - started_s) * 1e3)
+    return taken
+
+
+def summary(taken_ms: list[float]) -> dict[str, float]:
+    """Median and 99th percentile."""
+    return {"median": round(statistics.median(taken_ms), 2), "p99": round(float(np.percentile(taken_ms, 99)), 2)}
+
+
+def measure(path: str, images: int) -> dict[str, object]:
+    """All figures of one archive."""
+    rng = np.random.default_rng(0)
+
+    def random_keys() -> Iterator[str]:
+        while True:
+            i = int(rng.integers(images))
+            yield f"{i // 30000:05d}/{i // 30 % 1000:05d}_{i % 30:05d}.png"
+
+    keys = random_keys()
+    cold = times_ms(lambda key: tsae.open_archive(path)[key], keys, COLD)
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    archive = tsae.open_archive(path)
+    first = times_ms(lambda key: archive[key], keys, WARM)  # meets most shards for the first time
+    warm = times_ms(lambda key: archive[key], keys, WARM)
+    read = times_ms(archive.record, keys, WARM)
+    by_position = times_ms(lambda key: archive[int(rng.integers(images))], keys, WARM)
+    return {
+        "images": images,
+        "shards": archive.manifest.counts.shards,
+        "cold_ms": summary(cold),
+        "first_warm_ms": summary(first),
+        "warm_ms": summary(warm),
+        "warm_by_position_ms": summary(by_position),
+        "read_ms": summary(read),
+        "memory_mb": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb) / 1e3, 1),
+        "archive_bytes_per_image": round(archive.info()["archive_bytes"] / images, 2),
+    }
+
+
+def main() -> None:
+    """Parses, writes the archives, measures, prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--dir", help="where to write the archives; default: a temporary folder")
+    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    args = parser.parse_args()
+    results = []
+    with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+        for images in args.images:
+            path = f"{folder}/{images}"
+            write_archive(Folder(path), images)
+            results.append(measure(path, images))
+            print(json.dumps(results[-1]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

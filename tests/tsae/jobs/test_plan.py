@@ -1,0 +1,265 @@
+"""The plan of a job: which image is in which shard, what a killed job can take up, and who of two may work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tsae.archive import FileEntry, Folder, Settings, ShardEntry, is_leftover
+from tsae.errors import InputError
+from tsae.inputs import list_inputs
+from tsae.jobs import compress
+from tsae.jobs import plan as planning
+from tsae.jobs.plan import CompressJob, TaskResult, find_state
+
+Plan = Callable[..., CompressJob]
+
+
+def run(task: int, job: CompressJob) -> TaskResult:
+    return compress.write_shard(compress.encode_images(compress.read_images(task, job), job), job)
+
+
+# Cutting
+
+
+@pytest.mark.parametrize("images", [0, 1, 4095, 4096, 4097, 6315, 100_000])
+def test_shards_are_as_few_as_can_be(images: int) -> None:
+    keys = [str(index) for index in range(images)]
+    tasks = planning.cut(keys)
+    assert (len(tasks) - 1) * planning.SHARD_IMAGES < images or images == 0
+    assert images <= len(tasks) * planning.SHARD_IMAGES
+    assert [key for task in tasks for key in task.keys] == keys
+    assert {task.replaces for task in tasks} <= {None}
+    sizes = [len(task.keys) for task in tasks]
+    assert not sizes or max(sizes) - min(sizes) <= 1
+
+
+# Files
+
+
+def test_a_plan_survives_its_file(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes((next(signs_dir.rglob("*.png"))).read_bytes())
+    with open(bytes(tmp_path / "in") + b"/bad\xff.png", "wb"):
+        pass
+    job = plan_job(tmp_path / "in", tmp_path / "archive")
+    assert job.known_failures is not None
+    resumed = planning.resume(str(tmp_path / "in"), job.archive)
+    assert resumed.token != job.token
+    assert dataclasses.replace(resumed, token=job.token) == job
+    assert planning.read_listing(0, resumed) == (["a.png"], [None])
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+SIZES = st.integers(0, 2**60)
+SETTINGS = st.builds(Settings, NAMES, NAMES, st.booleans(), st.none() | st.floats(0, 100))
+FILES = st.builds(FileEntry, NAMES, SIZES, SIZES, NAMES)
+DB = st.none() | st.floats(-100, 100)
+SHARDS = st.builds(
+    ShardEntry, NAMES, SIZES, SIZES, NAMES, NAMES, NAMES, SIZES, SIZES, SIZES, SIZES, DB, DB, st.none() | NAMES, st.binary()
+)
+
+
+@given(
+    st.builds(
+        CompressJob,
+        archive=st.just(Folder("/somewhere")),
+        name=NAMES,
+        token=NAMES,
+        settings=SETTINGS,
+        replaces=st.lists(st.none() | SIZES).map(tuple),
+        first_number=SIZES,
+        is_update=st.booleans(),
+        model_sha256=NAMES,
+        model_file=NAMES,
+        device=NAMES,
+        skipped=SIZES,
+        known_failures=st.none() | FILES,
+        progress=st.none(),
+    )
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_any_plan_comes_back(job: CompressJob) -> None:
+    assert CompressJob.from_json(job.to_json(), job.archive) == job
+
+
+@given(st.builds(TaskResult, SIZES, st.none() | SHARDS, st.none() | FILES))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_any_result_comes_back(result: TaskResult) -> None:
+    assert TaskResult.from_json(result.to_json()) == result
+
+
+def test_all_files_of_a_job_are_known_as_its_own(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    job = plan_job(signs_dir, tmp_path / "archive", base=b"a manifest")
+    run(0, job)
+    names = list(Folder(str(tmp_path / "archive")).sizes_bytes())
+    assert {name.rpartition("/")[2] for name in names} >= {"plan.json", "base.json", "listing.parquet", "000000.json"}
+    assert all(map(is_leftover, names))
+
+
+def test_a_damaged_or_missing_shard_is_not_taken_for_finished(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "SHARD_IMAGES", 10)
+    job = plan_job(signs_dir, tmp_path / "archive")
+    results = [run(task, job) for task in range(4)]
+    assert planning.finished_tasks(job) == dict(enumerate(results))
+    names = [tmp_path / "archive" / result.shard.file for result in results if result.shard]
+    names[0].unlink()
+    names[1].write_bytes(names[1].read_bytes()[:-1])
+    assert results[2].shard is not None
+    (tmp_path / "archive" / str(results[2].shard.provenance)).unlink()
+    assert planning.finished_tasks(job) == {3: results[3]}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"task": 1, "shard": {}, "failures": null}', b"\xff"])
+def test_a_note_that_cannot_be_read_is_no_finished_task(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, content: bytes
+) -> None:
+    job = plan_job(signs_dir, tmp_path / "archive")
+    run(0, job)
+    (note,) = (tmp_path / "archive" / "job" / job.name / "done").iterdir()
+    note.write_bytes(content)
+    assert planning.finished_tasks(job) == {}
+
+
+# Two at once
+
+
+def test_of_two_that_plan_at_once_one_is_told(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes between what the first has read and what it writes."""
+    take_place, second = planning._take_place, []
+
+    def second_first(job: CompressJob, before: bytes | None) -> None:
+        monkeypatch.setattr(planning, "_take_place", take_place)
+        second.append(plan_job(signs_dir, tmp_path / "archive"))
+        take_place(job, before)
+
+    monkeypatch.setattr(planning, "_take_place", second_first)
+    with pytest.raises(InputError, match="another command started there at the same time"):
+        plan_job(signs_dir, tmp_path / "archive")
+    (winner,) = second
+    planning.check_owner(winner)
+    assert [path.name for path in (tmp_path / "archive" / "job").iterdir() if path.is_dir()] == [winner.name]
+    assert compress.commit_archive([run(0, winner)], winner).images == 40
+
+
+def test_of_two_that_resume_at_once_one_is_told(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = plan_job(signs_dir, tmp_path / "archive")
+    take_place, second = planning._take_place, []
+
+    def second_first(mine: CompressJob, before: bytes | None) -> None:
+        monkeypatch.setattr(planning, "_take_place", take_place)
+        second.append(planning.resume(str(signs_dir), job.archive))
+        take_place(mine, before)
+
+    monkeypatch.setattr(planning, "_take_place", second_first)
+    with pytest.raises(InputError, match="another command started there at the same time"):
+        planning.resume(str(signs_dir), job.archive)
+    planning.check_owner(second[0])
+    with pytest.raises(InputError, match="nothing more is done"):
+        planning.check_owner(job)
+
+
+@pytest.mark.parametrize("plan", [None, b"", b"{}", b"[]", b'{"token": null}', b'{"token": "other"}'])
+def test_a_job_notices_that_its_plan_is_another(plan_job: Plan, signs_dir: Path, tmp_path: Path, plan: bytes | None) -> None:
+    job = plan_job(signs_dir, tmp_path / "archive")
+    planning.check_owner(job)
+    file = tmp_path / "archive" / "job" / "plan.json"
+    file.unlink() if plan is None else file.write_bytes(plan)
+    with pytest.raises(InputError, match="nothing more is done"):
+        planning.check_owner(job)
+
+
+def test_a_plan_that_cannot_be_written_leaves_nothing(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Folder, "replace", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        plan_job(signs_dir, tmp_path / "archive")
+    assert [path for path in (tmp_path / "archive").rglob("*") if path.is_file()] == []
+
+
+# Resuming
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda fields: fields.pop("replaces"),
+        lambda fields: fields.update(replaces=3),
+        lambda fields: fields.update(replaces=[None] * 99),
+        lambda fields: fields.update(settings=None),
+        lambda fields: fields.update(surprise=1),
+        lambda fields: fields.update(model_sha256="0" * 64),
+        lambda fields: fields.update(name="../x"),
+        lambda fields: fields.update(is_update=True),
+    ],
+)
+def test_a_plan_that_contradicts_itself_is_refused(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, edit: Callable[[dict], object]
+) -> None:
+    job = plan_job(signs_dir, tmp_path / "archive")
+    file = tmp_path / "archive" / "job" / "plan.json"
+    fields = json.loads(file.read_text())
+    edit(fields)
+    file.write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="damaged.*--overwrite"):
+        planning.resume(str(signs_dir), job.archive)
+
+
+def test_a_job_for_another_input_is_not_resumed(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    job = plan_job(signs_dir, tmp_path / "archive")
+    with pytest.raises(InputError, match=f"was for {signs_dir}"):
+        planning.resume(str(tmp_path), job.archive)
+
+
+# The state to start from
+
+
+def test_the_state_to_start_from(plan_job: Plan, signs_dir: Path, archive_dir: Path, tmp_path: Path) -> None:
+    source = str(signs_dir)
+    assert find_state(source, str(tmp_path / "new"), False) is None
+    assert find_state(source, str(archive_dir), False) == (archive_dir / "manifest.json").read_bytes()
+    assert find_state(source, str(archive_dir), True) == (archive_dir / "manifest.json").read_bytes()
+    plan_job(signs_dir, tmp_path / "unfinished")
+    with pytest.raises(InputError, match=r"unfinished job already.*--resume"):
+        find_state(source, str(tmp_path / "unfinished"), False)
+    assert find_state(source, str(tmp_path / "unfinished"), True) is None
+    with pytest.raises(InputError, match="ARCHIVE is empty"):
+        find_state(source, "", False)
+
+
+def test_what_a_kill_left_before_the_plan_is_not_in_the_way(tmp_path: Path, signs_dir: Path) -> None:
+    for name in ("job/0123456789abcdef/model.safetensors", "failures/000001-0123456789abcdef.parquet", ".tsae-1-2.tmp"):
+        Folder(str(tmp_path)).write(name, b"left")
+    assert find_state(str(signs_dir), str(tmp_path), False) is None
+    Folder(str(tmp_path)).write("job/mine.txt", b"mine")
+    with pytest.raises(InputError, match=r"job/mine\.txt"):
+        find_state(str(signs_dir), str(tmp_path), False)
+
+
+def test_a_damaged_manifest_is_no_base_to_start_from(tmp_path: Path) -> None:
+    assert planning.old_manifest(Folder(str(tmp_path)), b"{") is None
+    assert planning.old_manifest(Folder(str(tmp_path)), None) is None
+
+
+def test_the_listing_that_is_gone_ends_the_job(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    job = plan_job(signs_dir, tmp_path / "archive")
+    assert planning.read_listing(0, job)[0] == list_inputs(str(signs_dir)).keys
+    (tmp_path / "archive" / "job" / job.name / "listing.parquet").unlink()
+    with pytest.raises(InputError, match="listing cannot be read"):
+        planning.read_listing(0, job)
