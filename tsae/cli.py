@@ -325,7 +325,7 @@ def _describe(info: dict[str, Any]) -> str:
         rows["an image"] = f"{info['bytes_per_image']:.1f} bytes, {info['stream_bytes'] / info['images']:.1f} of them latents"
         rows["quality"] = _describe_quality(info)
         rows["ratio"] = f"1/{info['ratio_to_raw']:.2f} of the raw pixels, 1/{info['ratio_to_source']:.2f} of the input files"
-    return "\n".join(f"{name:<10}{text}" for name, text in rows.items())
+    return "\n".join(f"{name:<10}{_printable(text)}" for name, text in rows.items())
 
 
 def _describe_size(info: dict[str, Any]) -> str:

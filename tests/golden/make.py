@@ -138,7 +138,7 @@ def make_plain(folder: ar.Folder) -> None:
 
 
 def write_expected(folder: ar.Folder, place: Path) -> None:
-    """What must come out: facts of each record and SHA-256 of its latents as JSON, and all pixels in one lossless WebP file, in order."""
+    """What must come out: facts of each record and SHA-256 of its latents as JSON, all pixels in one lossless WebP file."""
     files = ar.ArchiveFiles(folder.path)
     records = ar.concatenate([files.shard_records(shard) for shard in range(files.shards)])
     rows = [

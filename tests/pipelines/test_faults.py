@@ -228,17 +228,20 @@ def check_finished(runner: Any, archives: Sequence[Path], scenario: Scenario) ->
 
 
 def check_files(archive: Path, expected: dict[str, bytes]) -> None:
-    found = faults.files_of(archive)
-    found.pop("job/", None)  # a kill as the very last step may leave this empty folder, which is no part of an archive
+    """Of folders that are empty, as a kill may leave them, nothing is said: they are no part of an archive."""
+    found, expected = ({n: data for n, data in x.items() if n[-1] != "/"} for x in (faults.files_of(archive), expected))
     assert sorted(found) == sorted(expected), archive
     assert found == expected, archive
 
 
 NAMES = ("fresh", "update", "overwrite", "model")
-SHORT_NAMES = ("fresh", "update", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[2:]))
 
 
-@pytest.mark.parametrize("name", SHORT_NAMES)
+def slow(*values: object) -> list[Any]:
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+@pytest.mark.parametrize("name", ["update", *slow("fresh", "overwrite", "model")])
 def test_a_kill_between_any_two_file_operations(few: dict[str, Scenario], few_runner: Any, tmp_path: Path, name: str) -> None:
     """One run, copied before each operation, gives all states that a kill can leave, partly written new files excepted."""
     scenario, archive = few[name], faults.copy_archive(few[name].base, tmp_path / "archive")
@@ -377,7 +380,7 @@ def test_an_error_of_the_disk_at_any_operation(few: dict[str, Scenario], few_run
     print(f"{name}: {fail_at_each(few_runner, few[name], tmp_path, calls, errno.EIO)} operations failed")
 
 
-@pytest.mark.parametrize("name", ["fresh", "update"])
+@pytest.mark.parametrize("name", ["update", *slow("fresh")])
 def test_files_that_cannot_grow(few: dict[str, Scenario], few_runner: Any, tmp_path: Path, name: str) -> None:
     """The model is the largest file; what a command says must fit too."""
     scenario, archives = few[name], []
@@ -411,8 +414,8 @@ def used_kilobytes(folder: Path) -> int:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small filesystem needs root")
-@pytest.mark.parametrize("name", ["fresh", "update"])
-@pytest.mark.parametrize("step", [52, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["fresh", *slow("update")])
+@pytest.mark.parametrize("step", [104, *slow(12)])
 def test_a_full_disk_of_any_size(few: dict[str, Scenario], few_runner: Any, small_disk: Path, name: str, step: int) -> None:
     """From room for nothing to room for all; the reader of the old archive notices nothing, and with more room it goes on."""
     scenario, archive, seen = few[name], small_disk / "archive", set()
@@ -435,7 +438,7 @@ def test_a_full_disk_of_any_size(few: dict[str, Scenario], few_runner: Any, smal
 # What cannot be read
 
 
-@pytest.mark.parametrize("name", ["fresh", "update"])
+@pytest.mark.parametrize("name", ["fresh", *slow("update")])
 def test_an_image_that_cannot_be_read_fails_alone(few: dict[str, Scenario], few_runner: Any, tmp_path: Path, name: str) -> None:
     scenario, archive = few[name], faults.copy_archive(few[name].base, tmp_path / "archive")
     ended = few_runner.run(scenario.argv(archive), Fault(bad_path="new001.png"))
@@ -453,7 +456,9 @@ def test_an_image_that_cannot_be_read_fails_alone(few: dict[str, Scenario], few_
         assert keys == set(opened) - {"new001.png"}
 
 
-@pytest.mark.parametrize("bad", ["plan.json", "listing.parquet", "base.json", "model.safetensors", "manifest.json", ".parquet"])
+@pytest.mark.parametrize(
+    "bad", ["listing.parquet", "base.json", *slow("plan.json", "model.safetensors", "manifest.json", ".parquet")]
+)
 def test_a_file_of_its_own_that_cannot_be_read_ends_the_job_in_one_line(
     few: dict[str, Scenario], few_runner: Any, tmp_path: Path, bad: str
 ) -> None:
@@ -514,7 +519,7 @@ def race(runner: Any, commands: Sequence[tuple[list[str], float]]) -> list[Any]:
     return [command.end() for command in running]
 
 
-@pytest.mark.parametrize("times", [6, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [4, *slow(60)])
 def test_of_two_new_archives_in_one_place_one_wins(
     few: dict[str, Scenario], rival: Scenario, few_runner: Any, tmp_path: Path, times: int
 ) -> None:
@@ -583,7 +588,8 @@ def stop_at(runner: Any, scenario: Scenario, rival: Scenario, archive: Path, at:
 
 
 @pytest.mark.parametrize(
-    ("name", "step"), [("update", 8), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ("fresh", "update", "model"))]
+    ("name", "step"),
+    [("update", 16), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ("fresh", "update", "model"))],
 )
 def test_one_that_slept_while_another_replaced_the_archive(
     few: dict[str, Scenario], rival: Scenario, few_runner: Any, tmp_path: Path, name: str, step: int
@@ -598,7 +604,7 @@ def test_one_that_slept_while_another_replaced_the_archive(
     assert told["first"] > told["nobody"]
 
 
-@pytest.mark.parametrize("times", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, *slow(60)])
 def test_two_that_take_up_one_job(few: dict[str, Scenario], few_runner: Any, tmp_path: Path, times: int) -> None:
     rng, codes = random.Random(6), collections.Counter[tuple[int, ...]]()
     for attempt in range(times):

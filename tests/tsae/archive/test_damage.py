@@ -158,7 +158,11 @@ def bodies(data: bytes, chunk: Chunk) -> list[range]:
 
 
 def check_page_flips(truth: Truth, step: int, values: int, wanted: set[str] | None) -> dict[str, int]:
-    """Flips bytes of all pages: what is no header is detected, and costs no more than its row group."""
+    """Flips bytes of all pages: what is no header is detected, and costs no more than its row group.
+
+    Pages of which the records' checksums answer for the values have bits that no value depends on, such as those that
+    fill up a block of lengths.
+    """
     rng, counts = random.Random(step), {"detected": 0, "harmless": 0}
     for name in truth.kind("shards/"):
         data, first = truth.files[name], 0
@@ -166,7 +170,8 @@ def check_page_flips(truth: Truth, step: int, values: int, wanted: set[str] | No
         for group in groups_of(truth, name):
             inside = {f"record {key}" for key in keys[first : first + group.rows]}
             first += group.rows
-            body = {at for chunk in group.chunks for part in bodies(data, chunk) for at in part}
+            checked = [chunk for chunk in group.chunks if not chunk.column.is_self_checked]
+            body = {at for chunk in checked for part in bodies(data, chunk) for at in part}
             for start in [*range(group.start, group.end, step)] * values:
                 at = min(start + rng.randrange(step), group.end - 1)
                 result = damaged(truth, name, flipped(data, at, 1 << rng.randrange(8)), wanted)

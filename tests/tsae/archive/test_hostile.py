@@ -29,7 +29,7 @@ from PIL import Image
 
 from tests.tsae.archive import fuzz
 from tsae.archive import Coding, Folder, ListEntry, Manifest, Records, Settings, count, digest, write
-from tsae.archive.files import digested_name
+from tsae.archive.files import MAX_SHARD_RECORDS, digested_name
 from tsae.archive.lists import ShardEntry, list_to_bytes
 from tsae.archive.parquet import split_file
 from tsae.archive.shards import SHARD_FILE
@@ -199,7 +199,8 @@ def shared_label(path: Path) -> None:
 
 
 def many_records(path: Path) -> None:
-    write_archive(path, [good(), shard(records([f"{i:06d}.png" for i in range(4_097)]), [1_000, 1_000, 1_000, 1_000, 97])])
+    keys = [f"{i:06d}.png" for i in range(MAX_SHARD_RECORDS + 1)]
+    write_archive(path, [good(), shard(records(keys), [*[4_096] * (MAX_SHARD_RECORDS // 4_096), 1])])
 
 
 def to_table_of_shared_labels(self: Records) -> pa.Table:
@@ -544,7 +545,7 @@ def test_what_would_unpack_to_much_is_refused(results: dict[str, dict[str, Run]]
     assert "at most 268435456 are read" in results["bombs"]["decompress"].err
     assert "a label of more than 4096 bytes" in results["shared_label"]["ls --json"].err
     assert results["shared_label"]["ls"].out.count("label/") == 4_000
-    assert "4097 records, at most 4096 are read" in results["many_records"]["ls"].err
+    assert f"{MAX_SHARD_RECORDS + 1} records, at most {MAX_SHARD_RECORDS} are read" in results["many_records"]["ls"].err
 
 
 @pytest.mark.parametrize("name", ["pickled_model", "torch_model", "header_model", "long_header_model", "nested_model"])

@@ -96,9 +96,11 @@ def test_any_result_comes_back(result: TaskResult) -> None:
 
 
 def test_all_files_of_a_job_are_known_as_its_own(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "manifest.json").write_bytes(b"a manifest")
     job = plan_job(signs_dir, tmp_path / "archive", base=b"a manifest")
     run(0, job)
-    names = list(Folder(str(tmp_path / "archive")).sizes_bytes())
+    names = [name for name in Folder(str(tmp_path / "archive")).sizes_bytes() if name != "manifest.json"]
     assert {name.rpartition("/")[2] for name in names} >= {"plan.json", "base.json", "listing.parquet", "000000.json"}
     assert all(map(is_leftover, names))
 
@@ -169,6 +171,18 @@ def test_of_two_that_resume_at_once_one_is_told(
     planning.check_owner(second[0])
     with pytest.raises(InputError, match="nothing more is done"):
         planning.check_owner(job)
+
+
+@pytest.mark.parametrize("base", [None, b"an older manifest"])
+def test_a_plan_for_a_state_that_is_gone_is_refused(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, base: bytes | None
+) -> None:
+    """Another command has committed since this one looked."""
+    folder = Folder(str(tmp_path / "archive"))
+    folder.write("manifest.json", b"a manifest")
+    with pytest.raises(InputError, match="changed it meanwhile; run this one again"):
+        plan_job(signs_dir, folder.path, base=base)
+    assert list(folder.sizes_bytes()) == ["manifest.json"]
 
 
 @pytest.mark.parametrize("plan", [None, b"", b"{}", b"[]", b'{"token": null}', b'{"token": "other"}'])
