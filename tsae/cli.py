@@ -171,7 +171,9 @@ def _build_parser() -> argparse.ArgumentParser:
     verify.add_argument("archive", metavar="ARCHIVE")
     verify.add_argument("--repair", metavar="OUT", help="write all intact records to a new archive")
     verify.add_argument("--decode", action="store_true", help="decode every image as well")
-    verify.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core, more for a remote archive)")
+    verify.add_argument(
+        "--workers", type=int, metavar="N", help="threads (default: one for each core, more for a remote archive)"
+    )
     verify.add_argument("--json", action="store_true")
 
     models = add("models", _models, "show the models that come with tsae")
@@ -214,7 +216,9 @@ def _compress(args: argparse.Namespace, flags: list[str]) -> int:
     skipped = f", {_count(counts.skipped, 'other file')} skipped" if counts.skipped else ""
     lossless = f", {counts.lossless} stored losslessly as well" if counts.lossless else ""
     changes = "" if outcome.changes is None else f" ({_describe_changes(outcome.changes)})"
-    print(f"{args.archive}: {counts.images} images{changes}{lossless}{_failed(failed)}{skipped}, {_rate(outcome.done, seconds)}")
+    print(
+        f"{args.archive}: {counts.images} images{changes}{lossless}{_failed(failed)}{skipped}, {_rate(outcome.done, seconds)}"
+    )
     if failed:
         with open_archive(args.archive) as archive:
             _show_failures(archive.failures(), f"{args.archive}/failures")

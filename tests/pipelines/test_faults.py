@@ -288,15 +288,16 @@ def kill_at_random(
             return seen, late
         scenario, archive = scenarios[NAMES[attempt]], folder / f"{seen.total()}-{late}"
         faults.copy_archive(scenario.base, archive)
-        argv = scenario.argv(archive)
+        argv, longest_s = scenario.argv(archive), scenario.seconds
         while seen.total() < kills:
-            ended = runner.start(argv).end(after_s=rng.uniform(0, scenario.seconds * 1.1))
+            ended = runner.start(argv).end(after_s=rng.uniform(0, longest_s))
             reached = check_visible(archive, scenario)
             if ended.code != -signal.SIGKILL:
                 late += 1
                 break
             seen[f"{scenario.name}: {reached}"] += 1
             argv = scenario.resume_argv(archive) if reached not in ("planning", "done") else scenario.argv(archive)
+            longest_s *= 0.7  # less is left to do
             if rng.random() < 0.6:
                 break
         check_finished(runner, [archive], scenario)

@@ -24,7 +24,7 @@ from tsae.cli import main
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 
-DIGESTS = "bd12892434d90e0a507a88a221c551d33ee43a37e8eb671fe06956c3e4952564"
+DIGESTS = "2fe2fbd5819588d86fc8cb12426a5bad1d6473974d63f989ec09aae843752e43"
 """SHA-256 of `v1/SHA256SUMS`. Another one needs a line in the changelog; once the format is frozen, there is no other."""
 
 NAMES = ["signs", "plain"]

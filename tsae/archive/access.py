@@ -144,7 +144,7 @@ class ArchiveFiles:
             CorruptDataError: if the entry contradicts itself.
         """
         source = f"{self.folder.path}/{entry.file}"
-        shard = Shard(entry.footer, entry.data_bytes, functools.partial(self._read_range, entry.file), source)
+        shard = Shard(entry.footer, entry.data_bytes, functools.partial(self._read_range, entry.file), source, entry.crc32s)
         keys = zip((shard.describe(0)[0], shard.describe(-1)[1]), (entry.first_key, entry.last_key), strict=True)
         is_other = any(found not in (None, named) for found, named in keys)
         if is_other or (shard.rows, shard.metadata().get("model_sha256")) != (entry.rows, self.manifest.model_sha256):

@@ -25,7 +25,7 @@ from tsae.archive.manifest import FORMAT_VERSION, Counts, ListEntry, Manifest
 from tsae.archive.parquet import split_file
 from tsae.archive.provenance import Origin, provenance_to_bytes
 from tsae.archive.records import Records
-from tsae.archive.shards import shard_to_bytes
+from tsae.archive.shards import chunk_crc32s, shard_to_bytes
 from tsae.errors import InputError
 from tsae.paths import ConflictError, Folder
 
@@ -87,6 +87,7 @@ def write_shard(
         psnr_sum_db=float(records.psnrs_db.sum(dtype=np.float64)) if is_measured else None,
         provenance=provenance,
         footer=split_file(data)[1],
+        crc32s=chunk_crc32s(data),
     )
 
 

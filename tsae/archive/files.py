@@ -32,8 +32,8 @@ MAX_FILE_BYTES = 2**31
 """No file of an archive is larger; claims beyond it, or a file with a hole, would only serve to exhaust memory."""
 
 MAX_LIST_SHARDS = 1024
-MAX_SHARD_RECORDS = 2**14
-"""Most shards of a list, and most records of a shard: four times what tsae writes."""
+MAX_SHARD_RECORDS = 2**13
+"""Most shards of a list, and most records of a shard: twice what tsae writes."""
 
 DIGEST_DIGITS = 16
 """Hexadecimal digits of the SHA-256 in file names: 64 bits, no collision among the files of one archive."""

@@ -23,7 +23,11 @@ LIST_SHARDS = MAX_LIST_SHARDS
 """Most shards of a list: 4 million images, in about 2 MB that take milliseconds to read."""
 
 GROUP_SHARDS = 64
-"""Shards in a row group of a list file, which bounds what reading it takes at a time."""
+GROUP_BYTES = 2**22
+"""Most shards in a row group of a list file, and bytes of their footers, which bounds what reading it takes at a time."""
+
+LAZY = ["footer", "crc32s"]
+"""Columns that are only read for the shard that is opened."""
 
 LIST_FILE = TableFile(
     "a list of shards",
@@ -43,6 +47,7 @@ LIST_FILE = TableFile(
             pa.field("psnr_sum_db", pa.float64()),
             pa.field("provenance", pa.string()),
             pa.field("footer", pa.binary(), nullable=False),
+            pa.field("crc32s", pa.binary(), nullable=False),
         ]
     ),
 )
@@ -63,6 +68,7 @@ class ShardEntry(FileEntry):
         psnr_sum_db: Sum of the PSNRs of its images; None where one was not measured.
         provenance: Name of the file that says what the records were made from; None if there is none.
         footer: Copy of the Parquet file's footer.
+        crc32s: Of the file's column chunks, as `tsae.archive.shards.chunk_crc32s` gives them.
     """
 
     first_key: str
@@ -75,6 +81,7 @@ class ShardEntry(FileEntry):
     psnr_sum_db: float | None
     provenance: str | None
     footer: bytes = dataclasses.field(repr=False)
+    crc32s: bytes = dataclasses.field(repr=False)
 
     @property
     def data_bytes(self) -> int:
@@ -85,8 +92,19 @@ class ShardEntry(FileEntry):
 def list_to_bytes(entries: Sequence[ShardEntry]) -> bytes:
     """The list file of some shards, in their order; equal entries give equal bytes."""
     rows = [{**dataclasses.asdict(entry), "sha256": bytes.fromhex(entry.sha256)} for entry in entries]
-    groups = [min(GROUP_SHARDS, len(rows) - start) for start in range(0, len(rows), GROUP_SHARDS)]
-    return LIST_FILE.to_bytes(pa.Table.from_pylist(rows, LIST_FILE.schema), groups)
+    return LIST_FILE.to_bytes(pa.Table.from_pylist(rows, LIST_FILE.schema), _row_groups(entries))
+
+
+def _row_groups(entries: Sequence[ShardEntry]) -> Iterator[int]:
+    """Numbers of rows of the row groups: each is filled up to GROUP_SHARDS or GROUP_BYTES, or holds one entry."""
+    rows = size_bytes = 0
+    for entry in entries:
+        if rows == GROUP_SHARDS or (rows and size_bytes + len(entry.footer) > GROUP_BYTES):
+            yield rows
+            rows = size_bytes = 0
+        rows, size_bytes = rows + 1, size_bytes + len(entry.footer)
+    if rows:
+        yield rows
 
 
 class ShardList:
@@ -108,7 +126,7 @@ class ShardList:
         """Entries in order, as fields by name, without footers."""
         self._file = file
         self._table = TableReader.of_file(LIST_FILE, file, source)
-        names = [name for name in LIST_FILE.schema.names if name != "footer"]
+        names = [name for name in LIST_FILE.schema.names if name not in LAZY]
         groups = [self._table.read(i, self._read, names) for i in range(len(self._table.row_groups))]
         try:
             self.rows = [row for group in groups for row in group.to_pylist()]
@@ -143,8 +161,8 @@ class ShardList:
         """
         group = bisect.bisect_right(self._group_ends, index)
         row = index - (self._group_ends[group - 1] if group else 0)
-        footer = self._table.read(group, self._read, ["footer"]).column("footer")[row].as_py()
-        return self._entry(self.rows[index], footer)
+        lazy = self._table.read(group, self._read, LAZY).slice(row, 1).to_pylist()[0]
+        return self._entry(self.rows[index], lazy)
 
     def entries(self) -> Iterator[ShardEntry]:
         """All entries in order.
@@ -154,12 +172,12 @@ class ShardList:
         """
         index = 0
         for group in range(len(self._table.row_groups)):
-            for footer in self._table.read(group, self._read, ["footer"]).column("footer").to_pylist():
-                yield self._entry(self.rows[index], footer)
+            for lazy in self._table.read(group, self._read, LAZY).to_pylist():
+                yield self._entry(self.rows[index], lazy)
                 index += 1
 
-    def _entry(self, row: dict[str, Any], footer: bytes) -> ShardEntry:
-        return ShardEntry(**{**row, "sha256": row["sha256"].hex(), "footer": footer})
+    def _entry(self, row: dict[str, Any], lazy: dict[str, Any]) -> ShardEntry:
+        return ShardEntry(**{**row, **lazy, "sha256": row["sha256"].hex()})
 
 
 def _check_row(row: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bisect
 import functools
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tsae.archive.files import MAX_SHARD_RECORDS
+from tsae.archive.layout import RowGroup, read_layout
 from tsae.archive.parquet import TableFile, TableReader, split_file
 from tsae.archive.records import RECORD_SCHEMA, Records, column_values, records_from_table
 from tsae.errors import CorruptDataError
@@ -75,6 +78,13 @@ def _row_groups(records: Records) -> Iterator[int]:
     yield rows
 
 
+def chunk_crc32s(file: bytes) -> bytes:
+    """CRC-32 of the bytes of each column of each row group of a shard: u32, little-endian, row group after row group."""
+    start, footer = split_file(file)
+    chunks = [chunk for group in read_layout(footer, start, SHARD_FILE.columns()) for chunk in group.chunks]
+    return struct.pack(f"<{len(chunks)}I", *(zlib.crc32(file[chunk.start : chunk.end]) for chunk in chunks))
+
+
 ReadRange = Callable[[int, int], bytes]
 """Gives so many bytes of a file from an offset; raises OSError."""
 
@@ -82,7 +92,7 @@ ReadRange = Callable[[int, int], bytes]
 class Shard:
     """One shard, known by its footer. Reads row groups on demand; holds no open file, safe to share between threads."""
 
-    def __init__(self, footer: bytes, data_bytes: int, read_range: ReadRange, source: str) -> None:
+    def __init__(self, footer: bytes, data_bytes: int, read_range: ReadRange, source: str, crc32s: bytes | None = None) -> None:
         """Checks what the footer claims; reads no record.
 
         Args:
@@ -90,6 +100,7 @@ class Shard:
             data_bytes: Size of the file before the footer.
             read_range: Reads from the file.
             source: Its path, for messages.
+            crc32s: What `chunk_crc32s` gave for the file; None where the whole file is known to be right.
 
         Raises:
             CorruptDataError: if it is no shard, or a damaged one.
@@ -106,6 +117,9 @@ class Shard:
         if unpacked_bytes > MAX_UNPACKED_BYTES:
             most = f"at most {MAX_UNPACKED_BYTES} are read"
             raise CorruptDataError(f"{source}: {unpacked_bytes} bytes of records, {most}; restore the file")
+        if crc32s is not None and len(crc32s) != 4 * len(RECORD_SCHEMA) * self.row_groups:
+            raise CorruptDataError(f"{source}: {len(crc32s)} bytes of checksums are not those of its columns; restore the file")
+        self._crc32s = crc32s
 
     @classmethod
     def of_file(cls, file: bytes, source: str) -> Shard:
@@ -190,23 +204,30 @@ class Shard:
         Raises:
             CorruptDataError: if they cannot be read.
         """
+        group = self._table.row_groups[row_group].select(RECORD_SCHEMA.names if names is None else names)
         try:
-            table = self._table.read(row_group, self._read_range, names)
+            pages = self._read_range(group.start, group.end - group.start)
         except OSError as error:
             reason = error.strerror or " ".join(str(error).split())
             raise CorruptDataError(f"{self.source}: cannot be read ({reason}); restore the file") from error
-        if "key" in table.column_names:
-            self._check_keys(table.column("key"), row_group)
+        other = self._other_columns(row_group, group, pages)
+        if not all(name in SHARD_FILE.self_checked for name in other):
+            raise CorruptDataError(f"{self.source}: row group {row_group}: {', '.join(other)} damaged; restore the file")
+        table = self._table.read(row_group, lambda start, length: pages, names)
+        if other and names is None and self.check(table, row_group)[1].all():
+            # Nothing is damaged, so these are records of another time, with the same keys.
+            raise CorruptDataError(f"{self.source}: row group {row_group} is of another state; restore the file")
         return table
 
-    def _check_keys(self, keys: pa.ChunkedArray, row_group: int) -> None:
-        """Refuses the pages of another shard, which may lie at the same places in their file."""
-        group = self._table.row_groups[row_group]
-        for claimed, key in ((group.first_key, keys[0].as_py()), (group.last_key, keys[-1].as_py())):
-            if claimed not in (None, key):
-                raise CorruptDataError(
-                    f"{self.source}: row group {row_group} has other keys than its footer says; restore the file"
-                )
+    def _other_columns(self, row_group: int, group: RowGroup, pages: bytes) -> list[str]:
+        """The columns whose bytes are not those that were written."""
+        if self._crc32s is None:
+            return []
+        columns = len(RECORD_SCHEMA)
+        crc32s = struct.unpack_from(f"<{columns}I", self._crc32s, 4 * columns * row_group)
+        written = dict(zip(RECORD_SCHEMA.names, crc32s, strict=True))
+        found = {c.column.name: zlib.crc32(pages[c.start - group.start : c.end - group.start]) for c in group.chunks}
+        return [name for name, crc32 in found.items() if written[name] != crc32]
 
     def read(self, row_group: int) -> tuple[Records, NDArray[np.bool_]]:
         """The records of a row group, and for each whether its checksum holds, bool `[N]`.

@@ -120,6 +120,10 @@ def _entry(fields: dict[str, Any] | None) -> ar.FileEntry | None:
     return ar.FileEntry(**fields) if fields else None
 
 
+BINARY = ("footer", "crc32s")
+"""Fields of a shard's entry that JSON cannot hold as they are."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskResult:
     """What one task adds to the archive; None where there is nothing to name."""
@@ -132,7 +136,8 @@ class TaskResult:
         """What `from_json` reads."""
         fields = dataclasses.asdict(self)
         if self.shard is not None:
-            fields["shard"]["footer"] = base64.b64encode(self.shard.footer).decode()
+            for name in BINARY:
+                fields["shard"][name] = base64.b64encode(fields["shard"][name]).decode()
         return json.dumps(fields).encode()
 
     @classmethod
@@ -141,7 +146,7 @@ class TaskResult:
         fields = json.loads(text)
         shard, failures = fields.pop("shard"), fields.pop("failures")
         if shard is not None:
-            shard["footer"] = base64.b64decode(shard["footer"])
+            shard |= {name: base64.b64decode(shard[name]) for name in BINARY}
         return cls(**fields, shard=shard and ar.ShardEntry(**shard), failures=_entry(failures))
 
 

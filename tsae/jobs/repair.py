@@ -289,7 +289,8 @@ def _open_shard(archive: ar.Folder, source: ar.ShardEntry | str, data: bytes | N
         CorruptDataError: if it cannot be opened.
     """
     if not isinstance(source, str):
-        return ar.Shard(source.footer, source.data_bytes, functools.partial(archive.read_range, source.file), source.file)
+        read_range = functools.partial(archive.read_range, source.file)
+        return ar.Shard(source.footer, source.data_bytes, read_range, source.file, source.crc32s)
     if data is None:
         raise CorruptDataError(f"{source}: damaged, and no list is left that tells its footer")
     return ar.Shard.of_file(data, source)

@@ -37,7 +37,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tsae.archive import Folder, Records, digest, pages
+from tsae.archive import Folder, Records, digest, pages, shards
 from tsae.archive.failures import FAILURE_FILE
 from tsae.archive.lists import LIST_FILE, ShardList
 from tsae.archive.manifest import read_manifest_text
@@ -585,12 +585,12 @@ PAGE_CHECKSUMS_HOLD = types.SimpleNamespace(crc32=lambda body: Anything())
 
 @contextlib.contextmanager
 def page_checksums_that_hold() -> Iterator[None]:
-    before = pages.zlib
-    pages.zlib = PAGE_CHECKSUMS_HOLD  # type: ignore[assignment]
+    before, chunks = pages.zlib, shards.zlib
+    pages.zlib = shards.zlib = PAGE_CHECKSUMS_HOLD  # type: ignore[assignment]
     try:
         yield
     finally:
-        pages.zlib = before
+        pages.zlib, shards.zlib = before, chunks
 
 
 def run_case(truth: Truth, seed: int, number: int) -> tuple[str, Look]:

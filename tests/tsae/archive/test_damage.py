@@ -575,7 +575,7 @@ MANIFEST_LIES: list[tuple[str, Callable[[Any], Any], str]] = [
 @pytest.mark.parametrize(("change", "reason"), [lie[1:] for lie in MANIFEST_LIES], ids=[lie[0] for lie in MANIFEST_LIES])
 def test_a_manifest_that_lies(truth: Truth, change: Callable[[Any], Any], reason: str) -> None:
     files = with_manifest(truth, change)
-    with bounded_memory(60_000_000):
+    with bounded_memory(100_000_000):
         result = look(truth, files, None)
     assert result.violations == []
     if reason:

@@ -32,7 +32,7 @@ from tsae.archive import Coding, Folder, ListEntry, Manifest, Records, Settings,
 from tsae.archive.files import MAX_SHARD_RECORDS, digested_name
 from tsae.archive.lists import ShardEntry, list_to_bytes
 from tsae.archive.parquet import split_file
-from tsae.archive.shards import SHARD_FILE
+from tsae.archive.shards import SHARD_FILE, chunk_crc32s
 from tsae.images import encode_lossless
 from tsae.zoo import read_model_file
 
@@ -87,7 +87,12 @@ def write_archive(path: Path, shards: Shards, model: bytes | None = None) -> Non
         name = digested_name("shards", number, sha256)
         write(folder, name, data)
         first, last = content.keys[0], content.keys[-1]
-        entries.append(ShardEntry(name, len(content), len(data), sha256, first, last, 0, 0, 0, 0, None, None, None, footer))
+        try:
+            crc32s = chunk_crc32s(data)
+        except ValueError:  # of a footer that is no shard's: it is refused before these are looked at
+            crc32s = b""
+        facts = (sha256, first, last, 0, 0, 0, 0, None, None, None, footer, crc32s)
+        entries.append(ShardEntry(name, len(content), len(data), *facts))
     data = list_to_bytes(entries)
     name = digested_name("lists", 0, digest(data))
     write(folder, name, data)

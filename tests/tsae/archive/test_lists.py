@@ -34,6 +34,7 @@ def entry(number: int, first_key: str = "a", last_key: str = "b", **fields: Any)
         "psnr_sum_db": 100.25,
         "provenance": f"provenance/{number:06d}-{HEX}.parquet",
         "footer": b"footer %d" % number,
+        "crc32s": b"crc32s %d" % number,
     }
     return ShardEntry(**usual | fields)
 

@@ -1,5 +1,6 @@
 """Shard files: round trips, bytes that depend on the records alone, small row groups, and no damage that goes unseen."""
 
+import dataclasses
 import io
 import random
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from tsae.archive import Coding, Records, Shard, shard_to_bytes
 from tsae.archive.records import RECORD_SCHEMA
+from tsae.archive.shards import chunk_crc32s
 from tsae.errors import CorruptDataError, TsaeError
 
 Make = Callable[..., Records]
@@ -321,12 +323,24 @@ def test_a_label_beyond_the_limit_is_refused(make_records: Make) -> None:
     assert shard.keys() == records.keys
 
 
-def test_pages_of_another_shard_are_not_taken_for_its_own(make_records: Make) -> None:
-    """Even where they have the same sizes, places and intact checksums."""
-    one, two = (make_records(4, prefix) for prefix in ("a/", "b/"))
+@pytest.mark.parametrize("prefix", ["a/", "b/"])
+def test_pages_of_another_shard_are_not_taken_for_its_own(make_records: Make, prefix: str) -> None:
+    """Even where they have the same keys, sizes, places and intact checksums."""
+    one, two = make_records(4, "a/"), make_records(4, prefix)
+    two = dataclasses.replace(two, streams=[bytes(len(stream)) for stream in two.streams])
     data, other = shard_to_bytes(one, METADATA), shard_to_bytes(two, METADATA)
-    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    shard = Shard(data[start:-8], start, lambda offset, length: other[offset : offset + length], "some/shard.parquet")
+    assert len(data) == len(other)
+    start, crc32s = len(data) - 8 - int.from_bytes(data[-8:-4], "little"), chunk_crc32s(data)
+
+    def read_range(offset: int, length: int) -> bytes:
+        return other[offset : offset + length]
+
+    shard = Shard(data[start:-8], start, read_range, "some/shard.parquet", crc32s)
+    if prefix == "a/":
+        assert shard.keys() == one.keys
+        with pytest.raises(CorruptDataError, match=r"^some/shard\.parquet: row group 0 is of another state; restore"):
+            shard.read(0)
+        return
     for read in (lambda: shard.read(0), shard.keys, lambda: shard.columns(["key", "width"])):
         with pytest.raises(CorruptDataError, match=r"^some/shard\.parquet: .*restore"):
             read()
