@@ -24,8 +24,8 @@ from tsae.model import fold_batch_norm, to_network_input
 ANALYSIS_BATCH = {"cpu": 16, "cuda": 1024}
 """Images per call when encoding: on a CPU, activations of 16 images stay in cache (fastest of 1 to 32 within noise)."""
 
-SYNTHESIS_BATCH = {"cpu": 4, "cuda": 1024}
-"""Images per call when decoding: 4 are as fast an image as 16 (353 and 364 us), and one alone waits for 4 only, not for 16."""
+SYNTHESIS_BATCH = {"cpu": 2, "cuda": 1024}
+"""Images per call when decoding: 390 us an image for 2, 353 for 4, 364 for 16, and one alone waits for its whole batch."""
 
 
 def choose_device(wanted: str) -> str:

@@ -249,6 +249,10 @@ def plan(
             ar.write(archive, job.file(BASE_FILE), base)
         _take_place(job, before)
     except BaseException:
+        # The plan may be there though its writing failed, in the end: one that cannot be resumed must not stay.
+        with contextlib.suppress(InputError):
+            if is_owner(job):
+                give_up(job)
         _forget(job)
         raise
     if _read_or_none(archive, ar.MANIFEST_FILE) != base:  # while this job was planned, before its place was its own
@@ -303,9 +307,9 @@ def _forget(job: CompressJob) -> None:
 
 def give_up(job: CompressJob) -> None:
     """Makes a job that cannot be committed any more one that nobody can resume, as far as that is possible."""
-    _forget(job)
     with contextlib.suppress(OSError):
         job.archive.remove([ar.PLAN_FILE])
+    _forget(job)
 
 
 def _listing_to_bytes(tasks: Sequence[Task], labels: Mapping[str, str]) -> bytes:
