@@ -5,7 +5,8 @@
 Writes archives of that many records with made-up latents, and for each measures, in this process, with torch imported and
 the model loaded once, files in the page cache: *cold* is opening the archive and getting one image by key, each time
 another; *warm* is getting images by random keys, and by random positions, from the open archive. Of warm access, `read` is
-the part before decoding. Times are ms; `memory_mb` is what the open archive took in all.
+the part before decoding. Times are ms; `memory_mb` is what the open archive took in all. The last archive is one that 300
+updates of 100 images each have made, so that each key may lie in any of 300 shards.
 """
 
 from __future__ import annotations
@@ -31,25 +32,37 @@ COLD, WARM = 30, 1000
 MODEL = "seed-8x8x8"
 
 
-def records(start: int, rows: int, rng: np.random.Generator) -> ar.Records:
+def key(i: int) -> str:
+    """A key as tracks of signs have."""
+    return f"{i // 30000:05d}/{i // 30 % 1000:05d}_{i % 30:05d}.png"
+
+
+def records(numbers: range, rng: np.random.Generator) -> ar.Records:
     """Rows with the keys, sizes and lengths that records of signs have."""
+    rows = len(numbers)
     latents = rng.integers(-128, 128, (rows, 512), np.int8)
-    keys = [f"{i // 30000:05d}/{i // 30 % 1000:05d}_{i % 30:05d}.png" for i in range(start, start + rows)]
+    keys = list(map(key, numbers))
     sizes = rng.integers(25, 100, (2, rows)).astype(np.uint32)
     psnrs_db = ar.stored_psnr_db(rng.normal(32.4, 3.4, rows))
     streams = [one.tobytes() for one in latents]
     return ar.Records(keys, *sizes, [None] * rows, psnrs_db, np.ones(rows, np.uint8), streams, [None] * rows)
 
 
-def write_archive(folder: Folder, images: int) -> None:
+def one_run(images: int) -> list[range]:
+    """The images of each shard that one run of `tsae compress` makes."""
+    return [range(start, min(start + SHARD_IMAGES, images)) for start in range(0, images, SHARD_IMAGES)]
+
+
+def many_updates(updates: int, images: int) -> list[range]:
+    """The images of each shard that so many updates make, each of which adds some everywhere between the others."""
+    return [range(start, images * updates, updates) for start in range(updates)]
+
+
+def write_archive(folder: Folder, shards: list[range]) -> None:
     """An archive as `tsae compress` would leave it."""
-    rng, model = np.random.default_rng(images), read_model_file(MODEL)
+    rng, model = np.random.default_rng(len(shards)), read_model_file(MODEL)
     sha256 = ar.digest(model)
-    starts = range(0, images, SHARD_IMAGES)
-    entries = [
-        ar.write_shard(folder, n, records(start, min(SHARD_IMAGES, images - start), rng), {}, sha256)
-        for n, start in enumerate(starts)
-    ]
+    entries = [ar.write_shard(folder, n, records(numbers, rng), {}, sha256) for n, numbers in enumerate(shards)]
     lists = ar.write_lists(folder, None, {}, entries)
     ar.write(folder, ar.MODEL_FILE, model)
     settings = ar.Settings(source="benchmark", root="benchmark", verify=True, min_psnr_db=None)
@@ -92,11 +105,10 @@ def measure(path: str, images: int) -> dict[str, object]:
 
     def random_keys() -> Iterator[str]:
         while True:
-            i = int(rng.integers(images))
-            yield f"{i // 30000:05d}/{i // 30 % 1000:05d}_{i % 30:05d}.png"
+            yield key(int(rng.integers(images)))
 
     keys = random_keys()
-    cold = times_ms(lambda key: tsae.open_archive(path)[key], keys, COLD)
+    cold = times_ms(lambda name: tsae.open_archive(path)[name], keys, COLD)
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     archive = tsae.open_archive(path)
     first = times_ms(lambda key: archive[key], keys, WARM)  # meets most shards for the first time
@@ -125,9 +137,9 @@ def main() -> None:
     args = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
-        for images in args.images:
-            path = f"{folder}/{images}"
-            write_archive(Folder(path), images)
+        for shards in [*map(one_run, args.images), many_updates(300, 100)]:
+            path, images = f"{folder}/{len(results)}", sum(map(len, shards))
+            write_archive(Folder(path), shards)
             results.append(measure(path, images))
             print(json.dumps(results[-1]), flush=True)
     if args.json:

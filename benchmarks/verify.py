@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from access import write_archive
+from access import one_run, write_archive
 
 from pipelines import compress
 from pipelines.options import CompressOptions
@@ -100,7 +100,7 @@ def main() -> None:
     args = parser.parse_args()
     results: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
-        write_archive(Folder(f"{folder}/archive"), args.images)
+        write_archive(Folder(f"{folder}/archive"), one_run(args.images))
         results["verify"] = measure_verify(f"{folder}/archive", args.rounds)
         print(json.dumps(results["verify"], indent=1), flush=True)
         if args.folder:

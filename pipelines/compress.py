@@ -19,7 +19,7 @@ from tsae.errors import InputError
 from tsae.inputs import list_inputs
 from tsae.jobs.compress import finish
 from tsae.jobs.plan import CompressJob, count_images, cut, find_state, finished_tasks, is_committed, plan, resume
-from tsae.jobs.update import Changes, check_settings, find_changes
+from tsae.jobs.update import Changes, check_settings, check_writable, find_changes
 from tsae.progress import watch
 from tsae.zoo import read_model_file
 
@@ -79,6 +79,7 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
     tasks, failures = cut(listing.keys), listing.failures
     if base is not None and not options.overwrite:
         files = ar.ArchiveFiles(archive.path, base)
+        check_writable(files)
         check_settings(files.manifest, settings, ar.digest(model_file))
         changes = find_changes(listing, files, options.retry_failed)
         if not changes.is_needed:

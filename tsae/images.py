@@ -13,12 +13,15 @@ The policy, which `docs/FORMAT.md` repeats for users:
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from tsae.config import IMAGE_SIZE_PX
 from tsae.errors import ImageError
@@ -170,28 +173,71 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {"png": {"compress_level": 6}, "webp":
 """Pillow's options for each of them."""
 
 
-def encode_image(pixels: RGB, file_format: str = "png", size: tuple[int, int] | None = None) -> bytes:
+TAG_KEYWORD = "tsae"
+"""Keyword of the PNG text chunk that holds a tag, right after the header."""
+
+
+def encode_image(pixels: RGB, file_format: str = "png", size: tuple[int, int] | None = None, tag: str | None = None) -> bytes:
     """Pixels to the bytes of an image file; PNG and WebP keep every pixel, JPEG (quality 95) nearly.
 
     Args:
         pixels: uint8 `[H, W, 3]`.
         file_format: "png", "webp" or "jpeg".
         size: Width and height in px to scale to (bicubic), or None to leave the image as it is.
+        tag: ASCII text that a PNG file tells of itself, for `read_png_head`; None is none.
 
     Returns:
         The whole file.
 
     Raises:
-        ValueError: if the format is none of the three.
+        ValueError: if the format is none of the three, or cannot hold a tag.
     """
     if file_format not in PIL_FORMATS:
         raise ValueError(f"format {file_format!r}: one of {', '.join(PIL_FORMATS)} is needed")
+    if tag is not None and file_format != "png":
+        raise ValueError(f"format {file_format!r}: only png files hold a tag")
     image = Image.fromarray(pixels)
     if size is not None and size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    image.save(file, PIL_FORMATS[file_format], **SAVE_OPTIONS[file_format])
+    image.save(file, PIL_FORMATS[file_format], **SAVE_OPTIONS[file_format], **_tag_option(tag))
     return file.getvalue()
+
+
+def _tag_option(tag: str | None) -> dict[str, PngInfo]:
+    if tag is None:
+        return {}
+    info = PngInfo()
+    info.add_text(TAG_KEYWORD, tag)
+    return {"pnginfo": info}
+
+
+PNG_HEAD_BYTES = 128
+"""How much of a PNG file `read_png_head` needs: signature and header are 33 bytes, a tag of N characters takes N + 17."""
+
+
+def read_png_head(head: bytes) -> tuple[tuple[int, int], str | None] | None:
+    """What the first `PNG_HEAD_BYTES` of a file tell.
+
+    Args:
+        head: These bytes, or the whole file where it is shorter.
+
+    Returns:
+        Width and height in px, and the tag as `encode_image` wrote it, None if there is none; None if it is no PNG file.
+    """
+    if len(head) < 33 or head[:16] != b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR":
+        return None
+    width, height = struct.unpack_from(">II", head, 16)
+    return (width, height), _read_tag(head[33:])
+
+
+def _read_tag(chunk: bytes) -> str | None:
+    """The tag, if a chunk holds one and is intact."""
+    length_bytes, start = int.from_bytes(chunk[:4], "big"), b"tEXt" + TAG_KEYWORD.encode() + b"\0"
+    body, crc32 = chunk[4 : 8 + length_bytes], chunk[8 + length_bytes : 12 + length_bytes]
+    if not body.startswith(start) or zlib.crc32(body).to_bytes(4, "big") != crc32:
+        return None
+    return body[len(start) :].decode("latin-1")
 
 
 LOSSLESS_OPTIONS: dict[str, Any] = {"lossless": True, "quality": 100, "method": 6}

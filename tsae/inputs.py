@@ -94,7 +94,8 @@ def list_inputs(source: str, root: str | None = None) -> Listing:
         The listing, with at least one key or failure.
 
     Raises:
-        InputError: if the source is not there, cannot be read, names no image, or paths of a list lie outside the root.
+        InputError: if the source is not there, cannot be read, names no image, or paths of a list lie outside the root;
+            or if there are labels that cannot be read.
     """
     try:
         with paths.as_os_error(source):
@@ -268,12 +269,14 @@ def _parquet_paths(source: str, data: bytes) -> list[str]:
 
 
 def _read_labels(listing: Listing) -> None:
-    """Fills in labels from `labels.csv` at the root (header with `path` and `label`), where there is one."""
+    """Fills in labels from `labels.csv` at the root (header with `path` and `label`), where there is one.
+
+    One that cannot be read is not passed over: on an update, all images would lose their labels.
+    """
     source = paths.join(listing.root, LABELS_FILE)
-    files, path = paths.filesystem(source)
-    if not files.isfile(path):
-        return
     try:
+        if paths.kind(source) != "file":
+            return
         text = paths.read_file(source).decode("utf-8-sig")
         rows = csv.DictReader(io.StringIO(text, newline=""))
         if not {"path", "label"} <= set(rows.fieldnames or ()):
@@ -283,7 +286,8 @@ def _read_labels(listing: Listing) -> None:
             listing.labels = {path: label for path, label in listing.labels.items() if path not in too_long}
             listing.notes.append(f"{source}: {len(too_long)} labels of more than {MAX_LABEL_BYTES} bytes are left out")
     except (OSError, ValueError, csv.Error) as error:
-        listing.notes.append(f"{source}: labels not read ({error})")
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{source}: labels cannot be read ({reason}); fix or remove the file") from error
 
 
 def stat_input(root: str, key: str, known: paths.FileFacts | None = None) -> tuple[int | None, str | None]:

@@ -7,6 +7,7 @@ import os
 import posixpath
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,13 +64,20 @@ def _is_file(output: str | None, keys: int) -> bool:
         if keys > 1:
             raise InputError(f"-o -: {keys} images cannot share standard output; name a folder, or one key")
         return True
-    system, path = paths.filesystem(output)
-    is_folder = system.isdir(path)
-    if keys == 1 and not output.endswith("/") and not is_folder:
+    kind = _kind(output)
+    if keys == 1 and not output.endswith("/") and kind != "folder":
         return True
-    if not is_folder and system.exists(path):
+    if kind == "file":
         raise InputError(f"{output}: is a file, where a folder is needed; name another place with -o")
     return False
+
+
+def _kind(place: str) -> Literal["file", "folder"] | None:
+    try:
+        return paths.kind(place)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{place}: cannot be reached ({reason}); check it, or name another place with -o") from error
 
 
 def _format_of(file: str | None) -> str:
@@ -150,16 +158,18 @@ def _check_inside(folder: str, names: dict[str, str]) -> None:
 
 
 def _check_free(place: str) -> None:
-    system, path = paths.filesystem(place)
-    if system.exists(path):
+    if _kind(place) is not None:
         raise InputError(f"{place}: is there already; replace it with -o {place}, or name another folder with -o DIR/")
 
 
 def _check_replaceable(output: str) -> None:
     """Refuses devices and pipes: writing in one step would put a file in their place."""
-    system, path = paths.filesystem(output)
-    if output != STANDARD_OUTPUT and system.exists(path) and not system.isfile(path):
-        raise InputError(f"{output}: is no regular file; name another, or - for standard output")
+    if output == STANDARD_OUTPUT or _kind(output) is None:
+        return
+    try:
+        paths.stat_file(output)
+    except OSError as error:
+        raise InputError(f"{output}: is no regular file; name another, or - for standard output") from error
 
 
 def _encode(image: NDArray[np.uint8], file_format: str) -> bytes:

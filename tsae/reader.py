@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tsae.archive import MANIFEST_FILE, PROVENANCE_FOLDER, ArchiveFiles, Failure, Manifest, Records, int8_latents
+from tsae import paths
+from tsae.archive import FILE_NAME, MANIFEST_FILE, PROVENANCE_FOLDER, ArchiveFiles, Failure, Manifest, Records, int8_latents
 from tsae.config import IMAGE_SIZE_PX, RAW_BYTES
 from tsae.errors import FormatError
 
@@ -39,13 +41,13 @@ class Archive:
         Raises:
             FormatError: if there is no archive of this version.
         """
-        self._files = ArchiveFiles(path, manifest_text)
+        self._files = ArchiveFiles(paths.absolute(path), manifest_text)
         self.path = path
         self._codec: Codec | None = None
         self._codec_lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Archive, (self.path, self._files.manifest_text)
+        return Archive, (self._files.folder.path, self._files.manifest_text)
 
     @property
     def manifest(self) -> Manifest:
@@ -78,12 +80,13 @@ class Archive:
             return np.asarray(self.decode([index])[0])
         if isinstance(index, slice):
             return self._decode(self._files.records_at(range(len(self))[index]))
+        index = operator.index(index)
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"position {index}: {self.path} has {len(self)} images")
         return np.asarray(self._decode(self._files.records_at([position]))[0])
 
-    def decode(self, keys: Sequence[str]) -> NDArray[np.uint8]:
+    def decode(self, keys: Iterable[str]) -> NDArray[np.uint8]:
         """Decodes the images of some keys, uint8 `[N, 32, 32, 3]`, in the order asked for; a key may come twice.
 
         Raises:
@@ -92,7 +95,7 @@ class Archive:
         """
         return self._decode(self._files.records(keys))
 
-    def latents(self, keys: Sequence[str]) -> NDArray[np.int8]:
+    def latents(self, keys: Iterable[str]) -> NDArray[np.int8]:
         """The stored integers of some keys, int8 `[N, C, H, W]`, in the order asked for. Needs no torch.
 
         Raises:
@@ -166,10 +169,11 @@ class Archive:
         """Counts, sizes and settings; JSON values only.
 
         `archive_bytes` counts every file of the archive but the model and the provenance, which only reruns need;
-        `bytes_per_image` is that over the images.
+        `bytes_per_image` is that over the images. Files that are none of an archive's do not count.
         """
-        manifest, sizes_bytes = self.manifest, self._files.folder.sizes_bytes()
-        model_bytes = sizes_bytes.pop(manifest.model_file, 0)
+        manifest, found = self.manifest, self._files.folder.sizes_bytes()
+        model_bytes = found.get(manifest.model_file, 0)
+        sizes_bytes = {name: size for name, size in found.items() if name == MANIFEST_FILE or FILE_NAME.fullmatch(name)}
         provenance_bytes = sum(size for name, size in sizes_bytes.items() if name.startswith(f"{PROVENANCE_FOLDER}/"))
         archive_bytes, counts = sum(sizes_bytes.values()) - provenance_bytes, manifest.counts
         per_image = archive_bytes / counts.images if counts.images else None
@@ -202,7 +206,7 @@ class Archive:
 
     def close(self) -> None:
         """Forgets what was read; the archive can still be used. No file is open between reads."""
-        self._files = ArchiveFiles(self.path, self._files.manifest_text)
+        self._files = ArchiveFiles(self._files.folder.path, self._files.manifest_text)
         self._codec = None
 
     def __enter__(self) -> Archive:

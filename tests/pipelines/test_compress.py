@@ -242,6 +242,34 @@ def test_outputs_that_would_lose_something_are_refused(folder: Path, tmp_path: P
     assert "inside the input" in refused(folder, folder, capfd)
 
 
+def test_the_manifest_of_an_app_is_never_replaced(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    web = tmp_path / "web"
+    (web / "css").mkdir(parents=True)
+    (web / "css" / "a.css").write_text("mine")
+    (web / "manifest.json").write_text('{"name": "app"}')
+    before = files_of(web)
+    for flags in ([], ["--overwrite"]):
+        assert "holds something else (manifest.json)" in refused(folder, web, capfd, *flags)
+    assert files_of(web) == before
+
+
+def test_the_shards_of_an_archive_without_manifest_survive(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "archive"
+    run(folder, archive).close()
+    for name in ("manifest.json", "model.safetensors"):  # no model: only files that a killed job may leave too
+        (archive / name).unlink()
+    before = files_of(archive)
+    capfd.readouterr()
+    line = refused(folder, archive, capfd)
+    assert f"tsae verify {archive} --repair OUT" in line
+    assert "--overwrite" in line
+    assert files_of(archive) == before
+    with run(folder, archive, overwrite=True) as replaced:
+        assert list(replaced.keys()) == ["good0.png", "good1.png", "good2.png"]
+
+
 def test_an_archive_is_replaced_only_when_asked(folder: Path, tmp_path: Path) -> None:
     """Without --overwrite the second run adds: what has gone from the input stays."""
     run(folder, tmp_path / "archive")
@@ -348,11 +376,10 @@ def test_transparent_grey_and_16_bit_images_follow_the_policy(tmp_path: Path) ->
     assert found["grey16.png"] == found["grey16-rgb.png"]
 
 
-def test_a_broken_labels_file_is_told_and_does_no_harm(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_labels_file_is_refused(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (folder / "labels.csv").write_text("a,b\n1,2\n")
-    with run(folder, tmp_path / "archive") as archive:
-        assert {row["label"] for row in archive.rows()} == {None}
-    assert "labels not read" in capfd.readouterr().err
+    assert "labels.csv: labels cannot be read" in refused(folder, tmp_path / "archive", capfd)
+    assert not (tmp_path / "archive").exists()
 
 
 def test_failures_are_plain_parquet(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -401,6 +403,26 @@ def test_a_damaged_archive_is_not_added_to(source: Path, archive: Path, refused:
     assert "manifest.json" in refused(source)
 
 
+def test_a_damaged_shard_is_not_written_anew(source: Path, archive: Path) -> None:
+    shard = min((archive / "shards").iterdir())
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 4 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 4)
+    shard.write_bytes(data)
+    for file in source.iterdir():
+        write_image(file, 77)
+    with pytest.raises(TsaeError, match=re.escape(f"or save what is intact with tsae verify {archive} --repair OUT")):
+        run(source, archive)
+    assert shard.read_bytes() == data
+
+
+def test_damaged_labels_take_none_away(source: Path, archive: Path, refused: Callable[..., str]) -> None:
+    (source / "labels.csv").write_text("path,label\nb1.png,stop\n")
+    run(source, archive)
+    (source / "labels.csv").write_bytes(b"path,label\nb1.png,\xff\n")
+    assert "labels.csv: labels cannot be read" in refused(source)
+    assert ar.ArchiveFiles(str(archive)).records(["b1.png"]).labels == ["stop"]
+
+
 def test_a_damaged_archive_can_be_overwritten(source: Path, archive: Path) -> None:
     (archive / "manifest.json").write_bytes(b"{")
     run(source, archive, overwrite=True)
@@ -632,3 +654,17 @@ def test_lossless_images_stay_and_come_with_later_runs(source: Path, tmp_path: P
             np.testing.assert_array_equal(opened[key], resize(decode_image((source / key).read_bytes())))
     with pytest.raises(InputError, match="--min-psnr: None, but the archive was made with 100"):
         run(source, archive)
+
+
+def test_what_a_newer_tsae_has_written_is_not_dropped(source: Path, archive: Path, refused: Callable[..., str]) -> None:
+    """An update writes the manifest anew, and would lose keys that it does not know."""
+    fields = json.loads((archive / "manifest.json").read_text())
+    fields = {name: value for name, value in fields.items() if name not in ("format", "format_version", "sha256")}
+    rest = json.dumps({**fields, "future": 1}, indent=1).encode()[2:]
+    head = b'{"format": "tsae", "format_version": 1, "sha256": "' + hashlib.sha256(rest).hexdigest().encode() + b'",\n'
+    (archive / "manifest.json").write_bytes(head + rest)
+    assert len(list(tsae.open_archive(str(archive)))) > 0
+    write_image(source / "new.png", 99)
+    line = refused(source)
+    assert "future" in line
+    assert "update tsae" in line

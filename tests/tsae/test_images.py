@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tsae.errors import ImageError
-from tsae.images import MAX_FILE_BYTES, MAX_PIXELS, decode_image, decode_lossless, encode_image, encode_lossless, resize
+from tsae.images import (
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    PNG_HEAD_BYTES,
+    decode_image,
+    decode_lossless,
+    encode_image,
+    encode_lossless,
+    read_png_head,
+    resize,
+)
 from tsae.signs import draw_sign
 
 Array = NDArray[Any]
@@ -424,6 +434,51 @@ def test_encode_writes_the_format_that_is_asked_for() -> None:
     assert names == {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
     with pytest.raises(ValueError, match="'gif'"):
         encode_image(SIGN, "gif")
+
+
+TAG = "1a2b3c4d 290e7f15eb2d409c"
+
+
+def test_a_tag_changes_nothing_but_one_chunk_after_the_header() -> None:
+    plain, tagged = encode_image(SIGN), encode_image(SIGN, tag=TAG)
+    assert tagged == plain[:33] + chunk(b"tEXt", b"tsae\0" + TAG.encode()) + plain[33:]
+    assert Image.open(io.BytesIO(tagged)).info == {"tsae": TAG}
+    np.testing.assert_array_equal(pixels_of(tagged), SIGN)
+
+
+def test_the_head_of_a_png_file_tells_size_and_tag() -> None:
+    height, width = SIGN.shape[:2]
+    assert read_png_head(encode_image(SIGN, tag=TAG)[:PNG_HEAD_BYTES]) == ((width, height), TAG)
+    assert read_png_head(encode_image(SIGN, size=(40, 23), tag=TAG)[:PNG_HEAD_BYTES]) == ((40, 23), TAG)
+    assert read_png_head(encode_image(SIGN)[:PNG_HEAD_BYTES]) == ((width, height), None)
+
+
+def test_a_tag_counts_only_if_it_is_ours_and_intact() -> None:
+    """What does not count as ours is never overwritten."""
+    header, end = encode_image(SIGN)[:33], chunk(b"IEND", b"")
+    foreign = [b"tsae2\0" + TAG.encode(), b"Software\0tsae", b"tsae", b"tsae\0" + b"x" * PNG_HEAD_BYTES]
+    for text in foreign:
+        assert read_png_head((header + chunk(b"tEXt", text) + end)[:PNG_HEAD_BYTES]) == (SIGN.shape[1::-1], None)
+    assert read_png_head(header + chunk(b"zTXt", b"tsae\0" + TAG.encode())) == (SIGN.shape[1::-1], None)
+    tagged = encode_image(SIGN, tag=TAG)[:75]
+    for place in range(33, 75):
+        damaged = bytearray(tagged)
+        damaged[place] ^= 1
+        assert read_png_head(bytes(damaged)) == (SIGN.shape[1::-1], None)
+        assert read_png_head(tagged[:place]) == (SIGN.shape[1::-1], None)
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"edited", encode_image(SIGN)[:32], encode_image(SIGN, "jpeg"), encode_image(SIGN, "webp")]
+)
+def test_the_head_of_another_file_tells_nothing(head: bytes) -> None:
+    assert read_png_head(head[:PNG_HEAD_BYTES]) is None
+
+
+@pytest.mark.parametrize("file_format", ["webp", "jpeg"])
+def test_only_png_files_hold_a_tag(file_format: str) -> None:
+    with pytest.raises(ValueError, match=f"'{file_format}': only png"):
+        encode_image(SIGN, file_format, tag=TAG)
 
 
 # Lossless, as archives keep it

@@ -446,11 +446,30 @@ def test_rows_of_labels_that_are_too_short_or_too_long_do_no_harm(tmp_path: Path
 @pytest.mark.parametrize(
     "content", [b"", b"file,class\na.png,1\n", b"path,label\na.png,\xff\n", b"path,label\na.png," + b"x" * 200_000]
 )
-def test_malformed_labels_are_noted_and_the_rest_goes_on(tmp_path: Path, content: bytes) -> None:
+def test_malformed_labels_are_refused(tmp_path: Path, content: bytes) -> None:
+    """Without them, all images of an archive would lose theirs when it is brought up to date."""
     touch(tmp_path, "a.png")
     (tmp_path / "labels.csv").write_bytes(content)
-    listing = list_inputs(str(tmp_path))
-    assert (listing.keys, listing.labels) == (["a.png"], {})
-    assert len(listing.notes) == 1
-    assert listing.notes[0].startswith(f"{tmp_path}/labels.csv: labels not read")
-    assert "\n" not in listing.notes[0]
+    with pytest.raises(InputError, match="; fix or remove the file$") as caught:
+        list_inputs(str(tmp_path))
+    assert str(caught.value).startswith(f"{tmp_path}/labels.csv: labels cannot be read (")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["info", "cat_file"])
+def test_labels_that_a_store_does_not_give_are_refused(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that answers no more is not one without labels."""
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/silent/a.png", b"")
+    files.pipe_file("/silent/labels.csv", b"path,label\na.png,stop\n")
+    answer = getattr(files, method)
+
+    def refuse(path: str, *args: object, **options: object) -> object:
+        if path.endswith("labels.csv"):
+            raise PermissionError(13, "Forbidden")
+        return answer(path, *args, **options)
+
+    assert list_inputs("memory://silent").labels == {"a.png": "stop"}
+    monkeypatch.setattr(type(files), method, lambda self, path, *args, **options: refuse(path, *args, **options))
+    with pytest.raises(InputError, match=r"labels\.csv: labels cannot be read \(Forbidden\); fix or remove"):
+        list_inputs("memory://silent")

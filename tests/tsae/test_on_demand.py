@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 import tsae
@@ -83,6 +84,25 @@ def test_what_is_no_regular_file_is_not_replaced(archive: str, here: Path) -> No
     os.mkfifo(here / "pipe.png")
     assert "no regular file" in refusal(archive, "x.png", output="pipe.png")
     assert (here / "pipe.png").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("keys", "output"), [(["x.png"], "f.png"), (["x.png"], "d/"), (["x.png", "a/x.png"], "d"), (["x.png"], None)]
+)
+def test_a_place_that_does_not_answer_is_told_in_one_line(
+    archive: str, here: Path, keys: list[str], output: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("could not connect\nto the endpoint")
+
+    if output is None:  # no folder can be asked that is not there: a link to itself instead
+        (here / "x.png").symlink_to("x.png")
+        assert "cannot be reached" in refusal(archive, *keys)
+        return
+    monkeypatch.setattr(MemoryFileSystem, "info", refuse)
+    message = refusal(archive, *keys, output=f"memory://silent/{output}")
+    assert message.startswith(f"memory://silent/{output}: cannot be reached (")
+    assert "could not connect to the endpoint" in message
 
 
 # Names that would meet

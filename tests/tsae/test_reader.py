@@ -269,3 +269,45 @@ def test_decoding_gives_uint8_of_the_network_size(archive_dir: Path) -> None:
         image = archive[next(archive.keys())]
     assert image.shape == (32, 32, 3)
     assert image.dtype == np.uint8
+
+
+def test_an_iterator_of_keys_will_do_but_a_single_key_will_not(archive_dir: Path, pictures: np.ndarray) -> None:
+    with tsae.open_archive(str(archive_dir)) as archive:
+        assert np.array_equal(archive.decode(archive.keys()), pictures)
+        assert len(archive.latents(archive.keys())) == len(archive)
+        with pytest.raises(ValueError, match="one key, where several"):
+            archive.decode(next(archive.keys()))
+
+
+@pytest.mark.parametrize("key", ["s\udcff.png", "../a.png", "/a.png", "", "a\0b"])
+def test_what_cannot_be_a_key_is_not_there(archive_dir: Path, key: str) -> None:
+    with tsae.open_archive(str(archive_dir)) as archive:
+        assert key not in archive
+        for get in (archive.__getitem__, archive.record, lambda key: archive.decode([key])):
+            with pytest.raises(KeyError):
+                get(key)
+
+
+def test_a_position_is_a_whole_number(archive_dir: Path) -> None:
+    with tsae.open_archive(str(archive_dir)) as archive:
+        with pytest.raises(TypeError):
+            archive[1.5]  # type: ignore[index]
+        assert np.array_equal(archive[np.int64(3)], archive[3])  # type: ignore[index]
+
+
+def test_an_open_archive_does_not_depend_on_the_current_folder(
+    archive_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(archive_dir.parent)
+    archive = tsae.open_archive(archive_dir.name)
+    monkeypatch.chdir(tmp_path)
+    copy = pickle.loads(pickle.dumps(archive))  # noqa: S301 - our own
+    assert len(list(archive.keys())) == len(list(copy.keys())) == 40
+
+
+def test_info_leaves_out_files_that_are_not_the_archives(archive_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(archive_dir, tmp_path / "copy")
+    with tsae.open_archive(str(copy)) as archive:
+        before = archive.info()
+        (copy / "foo").write_bytes(bytes(100_000))
+        assert archive.info() == before

@@ -39,6 +39,7 @@ from tsae.archive.manifest import Manifest as Manifest
 from tsae.archive.manifest import Settings as Settings
 from tsae.archive.manifest import read_manifest as read_manifest
 from tsae.archive.manifest import read_manifest_text as read_manifest_text
+from tsae.archive.manifest import unknown_keys as unknown_keys
 from tsae.archive.provenance import Origin as Origin
 from tsae.archive.provenance import provenance_from_bytes as provenance_from_bytes
 from tsae.archive.provenance import provenance_to_bytes as provenance_to_bytes

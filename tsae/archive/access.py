@@ -9,7 +9,7 @@ import bisect
 import fnmatch
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ from tsae.archive.files import read_digested
 from tsae.archive.lists import ShardEntry, ShardList
 from tsae.archive.manifest import Manifest, read_manifest_text
 from tsae.archive.provenance import Origin, read_origins
-from tsae.archive.records import RECORD_SCHEMA, Records, concatenate
+from tsae.archive.records import RECORD_SCHEMA, Records, concatenate, key_fault
 from tsae.archive.shards import Shard
 from tsae.errors import CorruptDataError, FormatError
 from tsae.paths import Folder
@@ -28,8 +28,11 @@ from tsae.paths import Folder
 OPEN_LISTS = 16
 """Lists kept in memory, of some 5 MB each: 67 million images."""
 
-OPEN_SHARDS = 256
-"""Shards whose footers are kept parsed, some 100 kB each: a million images."""
+OPEN_SHARDS = 512
+"""Shards whose footers are kept parsed, some 100 kB each: two million images."""
+
+OPEN_GROUPS = 1024
+"""Row groups whose keys are kept, some 50 kB each, where a key may lie in several shards: after many small updates."""
 
 
 def matches(key: str, glob: str | None) -> bool:
@@ -60,6 +63,7 @@ class ArchiveFiles:
         self._shard_ends = list(itertools.accumulate(entry.rows for entry in self.manifest.lists))
         self._list: Callable[[int], ShardList] = functools.lru_cache(OPEN_LISTS)(self._read_list)
         self._shard: Callable[[int, int], Shard] = functools.lru_cache(OPEN_SHARDS)(self._open_shard)
+        self._group_keys: Callable[[int, int, int], frozenset[str]] = functools.lru_cache(OPEN_GROUPS)(self._read_group_keys)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ArchiveFiles, (self.folder.path, self.manifest_text)
@@ -158,13 +162,23 @@ class ArchiveFiles:
             message = f"{self.folder.path}/{name}: cannot be read ({error.strerror or error}); restore the file"
             raise CorruptDataError(self._explain(message)) from error
 
-    def records(self, keys: Sequence[str]) -> Records:
+    def records(self, keys: Iterable[str]) -> Records:
         """The records of some keys, in the order asked for, reading each row group that holds one of them once.
 
+        Args:
+            keys: Any iterable of keys but a single one.
+
         Raises:
-            KeyError: if there is no such key; all others are not read.
+            KeyError: if there is no such key.
             TsaeError: if one is damaged.
+            ValueError: for a single key.
         """
+        if isinstance(keys, str):
+            raise ValueError(f"{keys!r} is one key, where several are expected; give [key]")
+        keys = list(keys)
+        for key in keys:
+            if key_fault(key):
+                raise KeyError(key)
         found: dict[str, Records] = {}
         open_keys = dict.fromkeys(keys)
         for lookup in range(len(self.manifest.lists), 0, -1):
@@ -181,12 +195,15 @@ class ArchiveFiles:
             TsaeError: if what has to be read is damaged.
         """
         for index, entry in enumerate(self.manifest.lists):
-            if entry.first_key <= key <= entry.last_key:
-                for shard in map(functools.partial(self._shard, index), self._list(index).candidates(key)):
-                    row_group = shard.group_of(key)
-                    if row_group is not None and key in shard.keys(row_group):
+            if not key_fault(key) and entry.first_key <= key <= entry.last_key:
+                for shard in self._list(index).candidates(key):
+                    row_group = self._shard(index, shard).group_of(key)
+                    if row_group is not None and key in self._group_keys(index, shard, row_group):
                         return True
         return False
+
+    def _read_group_keys(self, index: int, shard: int, row_group: int) -> frozenset[str]:
+        return frozenset(self._shard(index, shard).keys(row_group))
 
     def to_table(self) -> pa.Table:
         """All records in the order of positions, each known to be intact, as a table of the shards' columns.
@@ -215,8 +232,7 @@ class ArchiveFiles:
         for (shard, row_group), group_keys in sorted(wanted.items()):
             rest = [key for key in group_keys if key in open_keys]
             if unsure.issuperset(rest):  # most places have none of them: the streams there are not worth reading
-                there = set(self._shard(index, shard).keys(row_group)) if rest else set()
-                rest = [key for key in rest if key in there]
+                rest = [key for key in rest if key in self._group_keys(index, shard, row_group)]
             for key, record in _pick_keys(self._shard(index, shard), row_group, rest):
                 found[key] = record
                 del open_keys[key]

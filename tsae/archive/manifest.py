@@ -168,14 +168,33 @@ class Manifest:
         if head is None or head[1].decode() != digest(text[head.end() :]):
             raise _fault(text, source)
         try:
-            manifest = _from_fields(json.loads(text))
+            fields = json.loads(text)
+            _check_features(fields["requires"], source)  # first: without knowing a feature, nothing else can be judged
+            return _from_fields(fields)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CorruptDataError(f"{source}: contradicts itself ({reason}); restore the file") from error
-        if unknown := sorted(set(manifest.requires) - KNOWN_FEATURES):
-            names = ", ".join(name if name.isprintable() else ascii(name) for name in unknown)[:200]
-            raise FormatError(f"{source}: the archive needs {names}, which this tsae does not know; update tsae")
-        return manifest
+
+
+def _check_features(requires: list[str], source: str) -> None:
+    if not all(type(name) is str for name in requires):
+        raise ValueError("`requires` is no list of names")
+    if unknown := sorted(set(requires) - KNOWN_FEATURES):
+        names = ", ".join(name if name.isprintable() else ascii(name) for name in unknown)[:200]
+        raise FormatError(f"{source}: the archive needs {names}, which this tsae does not know; update tsae")
+
+
+def unknown_keys(text: bytes) -> list[str]:
+    """Names in a readable manifest that this version does not know, and so would drop if it wrote a new state.
+
+    Args:
+        text: The whole file.
+    """
+    fields = json.loads(text)
+    parts = [("", Manifest, fields), ("settings.", Settings, fields["settings"]), ("counts.", Counts, fields["counts"])]
+    parts += [("lists.", ListEntry, entry) for entry in fields["lists"]]
+    names = {prefix + name for prefix, kind, part in parts for name in part.keys() - _known(kind, part).keys()}
+    return sorted(names - {"format", "format_version", "sha256"})
 
 
 def _fault(text: bytes, source: str) -> TsaeError:
@@ -231,8 +250,6 @@ def _check_manifest(manifest: Manifest) -> None:
                 raise ValueError(f"{field.name} is {str(value)[:50]!r}, not of type {field.type}")
     if manifest.model_file != MODEL_FILE and not OTHER_MODEL_FILE.fullmatch(manifest.model_file):
         raise ValueError(f"the model is named {manifest.model_file[:50]!r}")
-    if not all(type(name) is str for name in manifest.requires):
-        raise ValueError("`requires` is no list of names")
     shape = manifest.latent_shape
     if len(shape) != 3 or not all(type(size) is int and 0 < size < 2**20 for size in shape):
         raise ValueError("latent_shape is no shape")

@@ -167,6 +167,10 @@ class TableReader:
             raise CorruptDataError(f"{source}: not {kind.name} ({error}); restore the file") from error
         return cls(kind, footer, start, source)
 
+    def added_columns(self) -> list[str]:
+        """Columns that a later version has added, which this one does not read."""
+        return list(self._metadata.schema.names[len(self.kind.schema) :])
+
     @property
     def rows(self) -> int:
         """Number of rows."""

@@ -144,6 +144,10 @@ class Shard:
         """Number of records."""
         return int(self._ends[-1])
 
+    def added_columns(self) -> list[str]:
+        """Columns that a later version has added, which this one does not read."""
+        return self._table.added_columns()
+
     def metadata(self) -> dict[str, Any]:
         """What `shard_to_bytes` was given as metadata; empty if nothing."""
         return self._table.metadata()

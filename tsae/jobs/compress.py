@@ -16,7 +16,7 @@ import tsae
 from tsae import archive as ar
 from tsae import paths
 from tsae.codec import Codec
-from tsae.errors import FormatError, ImageError, InputError
+from tsae.errors import CorruptDataError, FormatError, ImageError, InputError
 from tsae.images import decode_image, encode_lossless, resize
 from tsae.inputs import read_input, stat_input
 from tsae.jobs import plan
@@ -184,13 +184,21 @@ def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
         if replaces is not None:
             old = _open_base(job)
             number = ar.file_number(old.entry(replaces).file)
-            records, origins = merge(old.shard_records(replaces), records), old.origins(replaces) | origins
+            records, origins = merge(_old_records(old, replaces), records), old.origins(replaces) | origins
         entry = ar.write_shard(job.archive, number, records, origins, job.model_sha256)
     result = TaskResult(
         encoded.task, entry, plan.write_failures(job.archive, job.first_number + encoded.task, encoded.failures)
     )
     plan.keep_result(result, job)
     return result
+
+
+def _old_records(old: ar.ArchiveFiles, shard: int) -> ar.Records:
+    try:
+        return old.shard_records(shard)
+    except (FormatError, CorruptDataError) as error:
+        remedy = f"or save what is intact with tsae verify {old.folder.path} --repair OUT"
+        raise type(error)(f"{error}, {remedy}") from error
 
 
 def _open_base(job: CompressJob) -> ar.ArchiveFiles:

@@ -1,4 +1,4 @@
-"""The steps of decompressing: per shard read, decode and write image files. Owns output names and which files are missing."""
+"""The steps of decompressing: per shard read, decode and write image files. Owns output names, and which are to be written."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import dataclasses
 import errno
 import functools
 import posixpath
-import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from tsae import paths
 from tsae.codec import Codec
 from tsae.config import IMAGE_SIZE_PX
 from tsae.errors import CorruptDataError, InputError, TsaeError
-from tsae.images import MAX_PIXELS, encode_image
+from tsae.images import MAX_PIXELS, PNG_HEAD_BYTES, encode_image, read_png_head
 from tsae.progress import SharedCount
 
 CHUNK_IMAGES = 256
@@ -40,6 +39,7 @@ class DecompressJob:
     Attributes:
         archive: What is read.
         manifest_text: The manifest of the state that was planned with.
+        model_sha256: Hex digits of the archive's model.
         output: Folder for the image files.
         select: Glob that keys must match; None is all.
         restore_size: Whether to scale images back to their original sizes.
@@ -50,6 +50,7 @@ class DecompressJob:
 
     archive: ar.Folder
     manifest_text: bytes
+    model_sha256: str
     output: ar.Folder
     select: str | None
     restore_size: bool
@@ -107,25 +108,32 @@ def plan(archive: str, output: str, select: str | None, restore_size: bool, over
 
     Raises:
         FormatError: if there is no archive.
-        InputError: if the output is not a folder, lies inside the archive, or no key matches.
+        InputError: if the output is not a folder, cannot be reached, lies inside the archive, or no key matches.
     """
     if not output:
         raise InputError("OUTDIR is empty; name a folder for the images, . for this one")
     files = ar.ArchiveFiles(paths.absolute(archive))
     if paths.is_within(paths.absolute(output), paths.absolute(archive)):
         raise InputError(f"{output}: lies inside the archive {archive}; choose a folder outside")
-    system, path = paths.filesystem(output)
-    if system.exists(path) and not system.isdir(path):
-        raise InputError(f"{output}: is a file; name a folder for the images")
+    _check_is_folder(output)
     keys = _readable_keys(files)
     selected = sum(ar.matches(key, select) for key in keys)
     if select is not None and not selected:
         raise InputError(f"--select {select}: matches none of {len(keys)} keys; see them with tsae ls {archive}")
     output_folder = ar.Folder(paths.absolute(output))
-    job = DecompressJob(
-        files.folder, files.manifest_text, output_folder, select, restore_size, overwrite, find_whole_names(keys)
-    )
+    model_sha256, whole = files.manifest.model_sha256, find_whole_names(keys)
+    job = DecompressJob(files.folder, files.manifest_text, model_sha256, output_folder, select, restore_size, overwrite, whole)
     return job, files.shards, selected
+
+
+def _check_is_folder(output: str) -> None:
+    try:
+        kind = paths.kind(output)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise InputError(f"{output}: cannot be reached ({reason}); check path, permissions and network") from error
+    if kind == "file":
+        raise InputError(f"{output}: is a file; name a folder for the images")
 
 
 def _readable_keys(files: ar.ArchiveFiles) -> list[str]:
@@ -175,7 +183,7 @@ def leads_out(folder: str, name: str) -> bool:
 
 
 def read_records(shard: int, job: DecompressJob) -> ShardRecords:
-    """Reads the records of a shard whose images are still missing.
+    """Reads the records of a shard whose images are missing, or there as another record or model gave them.
 
     Args:
         shard: Its place in the manifest.
@@ -200,12 +208,10 @@ def _read_row_group(reader: ar.Shard, row_group: int, job: DecompressJob) -> Sha
         records, intact = reader.read(row_group)
     except CorruptDataError as error:
         return ShardRecords(ar.concatenate([]), 0, _lost(reader, row_group, error, job))
+    rows = [row for row, key in enumerate(records.keys) if ar.matches(key, job.select)]
+    records, intact = records.take(rows), intact[rows]
     kept, present, failures = [], 0, []
-    for row, key in enumerate(records.keys):
-        if not ar.matches(key, job.select):
-            continue
-        size_px = (int(records.widths[row]), int(records.heights[row])) if job.restore_size else MODEL_SIZE_PX
-        there = None if job.overwrite else _find_output(key, size_px, job)
+    for row, (key, there) in enumerate(zip(records.keys, _find_outputs(records, job), strict=True)):
         if there is True:
             present += 1
         elif there is False:
@@ -240,19 +246,48 @@ def _failure(path: str, stage: str, error: Exception) -> ar.Failure:
     return ar.Failure(path, stage, type(error).__name__, str(error))
 
 
-PNG_HEAD_BYTES = 24
-"""Signature, and the header's length, name, width and height."""
+def _find_outputs(records: ar.Records, job: DecompressJob) -> list[bool | None]:
+    """Of each record, whether what is in its output's place is its output; None where one is to be written."""
+    if job.overwrite:
+        return [None] * len(records)
+    heads = [_read_head(key, job) for key in records.keys]
+    found: list[bool | None] = [None] * len(records)
+    rows = [row for row, head in enumerate(heads) if head is not None]
+    there = records.take(rows)
+    for row, size_px, tag in zip(rows, _sizes_px(there), output_tags(there, job), strict=True):
+        found[row] = _is_output(heads[row] or b"", size_px if job.restore_size else MODEL_SIZE_PX, tag)
+    return found
 
 
-def _find_output(key: str, size_px: tuple[int, int], job: DecompressJob) -> bool | None:
-    """Whether the output of `key` is a PNG file of its size; None if nothing is there."""
+def _read_head(key: str, job: DecompressJob) -> bytes | None:
+    """The first bytes in the place of a key's output; None if nothing is there."""
     try:
-        head = job.output.read(output_name(key, job.whole_names), PNG_HEAD_BYTES)
+        return job.output.read(output_name(key, job.whole_names), PNG_HEAD_BYTES)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):  # a folder, or a name that no file can have: writing will say so
+    except (OSError, ValueError):  # a folder, or a name that no file can have: nothing that may be replaced
+        return b""
+
+
+def _is_output(head: bytes, size_px: tuple[int, int], tag: str) -> bool | None:
+    """Whether a file is the output of this size and tag; None for one of another record or model: it is stale."""
+    there_px, there_tag = read_png_head(head) or (None, None)
+    if there_tag is None:
         return False
-    return head[:8] == b"\x89PNG\r\n\x1a\n" and head[16:] == struct.pack(">II", *size_px)
+    return there_px == size_px if there_tag == tag else None
+
+
+def _sizes_px(records: ar.Records) -> Iterator[tuple[int, int]]:
+    return zip(records.widths.tolist(), records.heights.tolist(), strict=True)
+
+
+TAG_MODEL_DIGITS = 16
+"""Hex digits of the model's digest in an output's tag: 64 bits, which two models do not share by chance."""
+
+
+def output_tags(records: ar.Records, job: DecompressJob) -> list[str]:
+    """What the output of each record tells of its origin: the record's CRC-32, and the start of the model's SHA-256."""
+    return [f"{crc32:08x} {job.model_sha256[:TAG_MODEL_DIGITS]}" for crc32 in records.checksums().tolist()]
 
 
 def decode_images(shard: ShardRecords, job: DecompressJob) -> DecodedShard:
@@ -308,16 +343,18 @@ def write_images(shard: DecodedShard, job: DecompressJob) -> WriteResult:
         InputError: if the output takes no more files, such as a full disk.
     """
     failures, records = list(shard.failures), shard.records
-    sizes_px = zip(records.widths.tolist(), records.heights.tolist(), strict=True)
-    for done, (key, image, size_px) in enumerate(zip(records.keys, shard.images, sizes_px, strict=True), 1):
-        if failure := _write_image(key, image, size_px if job.restore_size else None, job):
+    images = zip(records.keys, shard.images, _sizes_px(records), output_tags(records, job), strict=True)
+    for done, (key, image, size_px, tag) in enumerate(images, 1):
+        if failure := _write_image(key, image, size_px if job.restore_size else None, tag, job):
             failures.append(failure)
         if done % CHUNK_IMAGES == 0 or done == len(records):
             _count(job, (done - 1) % CHUNK_IMAGES + 1)
     return WriteResult(len(records) + len(shard.failures) - len(failures), shard.present, tuple(failures))
 
 
-def _write_image(key: str, image: NDArray[np.uint8], size_px: tuple[int, int] | None, job: DecompressJob) -> ar.Failure | None:
+def _write_image(
+    key: str, image: NDArray[np.uint8], size_px: tuple[int, int] | None, tag: str, job: DecompressJob
+) -> ar.Failure | None:
     if size_px is not None and not 0 < size_px[0] * size_px[1] <= MAX_PIXELS:
         message = f"recorded size {size_px[0]} x {size_px[1]} is not within {MAX_PIXELS} pixels; leave out --restore-size"
         return ar.Failure(key, "write", "CorruptDataError", message)
@@ -325,7 +362,7 @@ def _write_image(key: str, image: NDArray[np.uint8], size_px: tuple[int, int] | 
     if leads_out(job.output.path, name):
         return ar.Failure(key, "write", "FileExistsError", LINKED)
     try:
-        job.output.write(name, encode_image(image, "png", size_px))
+        job.output.write(name, encode_image(image, "png", size_px, tag))
     except OSError as error:
         if error.errno in FATAL_ERRORS:
             raise InputError(f"{job.output.path}: cannot be written ({error.strerror}); make room and run it again") from error

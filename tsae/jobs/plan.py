@@ -162,8 +162,8 @@ def find_state(source: str, archive: str, overwrite: bool) -> bytes | None:
         The bytes of the manifest that is there; None if there is no archive.
 
     Raises:
-        InputError: if the archive's place is inside the input or around it, is a file, holds something else, or holds an
-            unfinished job that may not be replaced.
+        InputError: if the archive's place is inside the input or around it, is a file, cannot be read, holds something
+            else, or holds an unfinished job or an archive without its manifest that may not be replaced.
         FormatError: if its manifest cannot be read.
     """
     if not archive:
@@ -171,19 +171,60 @@ def find_state(source: str, archive: str, overwrite: bool) -> bytes | None:
     source, place = paths.absolute(source), paths.absolute(archive)
     if paths.is_within(place, source) or paths.is_within(source, place):
         raise InputError(f"{archive}: lies inside the input {source} or around it; choose a folder apart from it")
-    files, path = paths.filesystem(place)
-    if files.exists(path) and not files.isdir(path):
-        raise InputError(f"{archive}: is a file; name a new or empty folder for the archive")
-    found = ar.Folder(place).sizes_bytes()
+    found = _names_below(archive)
     if ar.PLAN_FILE in found and not overwrite:
         remedy = "finish it with --resume, replace it with --overwrite, or choose another folder"
         raise InputError(f"{archive}: holds an unfinished job already, or another command is at work there; {remedy}")
-    if ar.MANIFEST_FILE in found:
-        return ar.read_manifest_text(ar.Folder(place))
-    others = [name for name in found if not ar.is_leftover(name)]
-    if others and ar.PLAN_FILE not in found:
+    base = ar.read_manifest_text(ar.Folder(place)) if ar.MANIFEST_FILE in found else None
+    _check_ours(archive, base, found, overwrite)
+    return base
+
+
+def _names_below(archive: str) -> set[str]:
+    """The files that are where the archive is to be; of a place that is not there yet, none."""
+    try:
+        if paths.kind(archive) == "file":
+            raise InputError(f"{archive}: is a file; name a new or empty folder for the archive")
+        return set(ar.Folder(paths.absolute(archive)).sizes_bytes())
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{archive}: cannot be read ({reason}); check the path, the network and its credentials") from error
+
+
+def _check_ours(archive: str, base: bytes | None, found: set[str], overwrite: bool) -> None:
+    """Refuses a place whose files are not those of an archive, or of one whose shards a new one would take for leftovers.
+
+    Shards are written only while there is a plan, which is removed after all else; so without plan and manifest, they
+    are not what a killed job has left.
+    """
+    has_records = _has_lists(found) or any(ar.FILE_NAME.fullmatch(name) and name.startswith("shards/") for name in found)
+    if base is None:
+        ours = {ar.MODEL_FILE} if has_records else set()
+        others = {name for name in found - ours if not ar.is_leftover(name)} if ar.PLAN_FILE not in found else set()
+    else:
+        others = set() if has_records or _names_tsae(base) else {ar.MANIFEST_FILE}
+    if others:
         raise InputError(f"{archive}: holds something else ({min(others)}); choose a new or empty folder")
-    return None
+    if base is None and has_records and ar.PLAN_FILE not in found and not overwrite:
+        # Shards without any list are not enough for a repair.
+        remedy = f"rescue them with tsae verify {archive} --repair OUT" if _has_lists(found) else "choose another folder"
+        lost = f"holds the records of an archive whose {ar.MANIFEST_FILE} is lost"
+        raise InputError(f"{archive}: {lost}; {remedy}, or replace them with --overwrite")
+
+
+def _has_lists(found: set[str]) -> bool:
+    return any(ar.FILE_NAME.fullmatch(name) and name.startswith("lists/") for name in found)
+
+
+def _names_tsae(manifest: bytes) -> bool:
+    """Whether a `manifest.json` says that it is tsae's, of whatever version, or as far as a damaged one tells."""
+    if manifest.startswith(b'{"format": "tsae"'):
+        return True
+    try:
+        fields = json.loads(manifest)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and fields.get("format") == "tsae"
 
 
 def cut(keys: Sequence[str]) -> list[Task]:
@@ -475,8 +516,17 @@ def keep_result(result: TaskResult, job: CompressJob) -> None:
 
 
 def finished_tasks(job: CompressJob) -> dict[int, TaskResult]:
-    """Results that the job's earlier runs kept, by task; only those that are readable and whose files are there."""
-    sizes_bytes, finished = job.archive.sizes_bytes(), {}
+    """Results that the job's earlier runs kept, by task; only those that are readable and whose files are there.
+
+    Raises:
+        InputError: if what is there cannot be listed.
+    """
+    try:
+        sizes_bytes = job.archive.sizes_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{job.archive.path}: cannot be read ({reason}); finish it with --resume") from error
+    finished = {}
     for name in sizes_bytes:
         if name.startswith(job.file(f"{DONE_FOLDER}/")):
             try:

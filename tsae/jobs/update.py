@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from tsae import archive as ar
 from tsae import paths
-from tsae.errors import ImageError, InputError
+from tsae.errors import FormatError, ImageError, InputError
 from tsae.inputs import Listing, read_input, stat_input
 from tsae.jobs.plan import Task, cut
 
@@ -59,6 +59,16 @@ def check_settings(old: ar.Manifest, new: ar.Settings, model_sha256: str) -> Non
             raise InputError(f"{name}: {now}, {was}; give the same, or start anew with --overwrite")
 
 
+def check_writable(files: ar.ArchiveFiles) -> None:
+    """Refuses to add to an archive that holds what this version would drop.
+
+    Raises:
+        FormatError: naming it.
+    """
+    if unknown := ar.unknown_keys(files.manifest_text):
+        raise FormatError(f"{files.folder.path}: a newer tsae has written {', '.join(unknown)[:200]} there; update tsae")
+
+
 def find_changes(listing: Listing, files: ar.ArchiveFiles, retry_failed: bool) -> Changes:
     """Compares an input with the archive that was made of it.
 
@@ -81,6 +91,8 @@ def find_changes(listing: Listing, files: ar.ArchiveFiles, retry_failed: bool) -
         in_archive |= labels.keys()
         there = [key for key in labels if key in listed and key not in waiting]
         keys = sorted(_changed_keys(there, labels, files.origins(shard), listing) | (again & labels.keys()))
+        if keys and (added := files.shard(shard).added_columns()):
+            raise FormatError(f"{files.entry(shard).file}: a newer tsae has written columns {added} there; update tsae")
         if keys:
             replacing.append(Task(keys, shard))
             changed += len(keys)

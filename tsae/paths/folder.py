@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import functools
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -125,6 +126,26 @@ def stat_file(path: str) -> FileFacts:
             return local_facts(os.stat(plain(path)))
         files, name = filesystem(path)
         return remote_facts(files.info(name))
+
+
+def kind(path: str) -> Literal["file", "folder"] | None:
+    """What is at a path; None if nothing is, or a link to nothing.
+
+    Whatever is no folder is a file here, pipes and devices too. In a store, a prefix with files is a folder. Unlike
+    fsspec's `exists`, `isfile` and `isdir`, a store that does not answer is not taken for one that has no such file.
+
+    Args:
+        path: Local path or URL; links are followed.
+
+    Raises:
+        OSError: if that cannot be told.
+    """
+    with as_os_error(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        files, name = filesystem(path)
+        if isinstance(files, LocalFileSystem):
+            return "folder" if stat.S_ISDIR(os.stat(name).st_mode) else "file"
+        return "folder" if files.info(name)["type"] == "directory" else "file"
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -562,3 +562,22 @@ def test_a_damaged_failures_table_is_refused(path: Path) -> None:
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="not an archive"):
         ArchiveFiles(str(tmp_path))
+
+
+def test_many_overlapping_commits_read_keys_once(
+    tmp_path: Path, make_records: Callable[..., Records], write_state: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After small updates a key may lie in any of many shards: their keys are kept once read."""
+    folder, everything = Folder(str(tmp_path)), make_records(200)
+    for start in range(20):
+        write_state(folder, [everything.take(range(start, 200, 20))])
+    files, reads = ArchiveFiles(folder.path), []
+    read_range = Folder.read_range
+    monkeypatch.setattr(Folder, "read_range", lambda *args: reads.append(args) or read_range(*args))
+    for key in everything.keys:
+        assert files.records([key]).keys == [key]
+    reads.clear()
+    for key in everything.keys[::7]:
+        assert files.has(key)
+        assert files.records([key]).keys == [key]
+    assert len(reads) == len(everything.keys[::7])

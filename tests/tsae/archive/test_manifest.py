@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsae.archive import FORMAT_VERSION, Counts, FileEntry, ListEntry, Manifest, Settings, digest, read_manifest
+from tsae.archive.manifest import unknown_keys
 from tsae.errors import CorruptDataError, FormatError
 from tsae.paths import Folder
 
@@ -303,3 +304,20 @@ def test_reading_what_is_no_archive(tmp_path: Path) -> None:
 def test_reading_the_manifest_of_an_archive(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(MANIFEST.to_json())
     assert read_manifest(Folder(str(tmp_path))) == MANIFEST
+
+
+def test_an_unknown_feature_is_looked_at_before_anything_else() -> None:
+    """What it changes may be the very thing that looks wrong."""
+    fields = json.loads(MANIFEST.to_json())
+    fields = {name: value for name, value in fields.items() if name not in ("format", "format_version", "sha256", "lists")}
+    rest = json.dumps({**fields, "requires": ["paged-lists"]}, indent=1).encode()[2:]
+    head = b'{"format": "tsae", "format_version": 1, "sha256": "' + digest(rest).encode() + b'",\n'
+    with pytest.raises(FormatError, match="needs paged-lists.*update tsae"):
+        Manifest.from_json(head + rest, "m")
+
+
+def test_keys_of_a_newer_tsae_are_told() -> None:
+    assert unknown_keys(MANIFEST.to_json()) == []
+    fields = json.loads(MANIFEST.to_json())
+    fields["future"] = fields["settings"]["quality"] = 5
+    assert unknown_keys(json.dumps(fields).encode()) == ["future", "settings.quality"]

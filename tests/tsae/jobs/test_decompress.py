@@ -1,10 +1,18 @@
-"""Output names, as an algorithm: whatever the keys, no two images meet."""
+"""Output names, as an algorithm: whatever the keys, no two images meet. And what outputs tell of their origin."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsae import archive as ar
+from tsae import paths
+from tsae.errors import InputError
+from tsae.images import read_png_head
+from tsae.jobs import decompress
 from tsae.jobs.decompress import find_whole_names, output_name
 
 PARTS = st.lists(
@@ -31,3 +39,40 @@ def test_outputs_never_meet(keys: set[str]) -> None:
 def test_only_those_that_meet_keep_their_endings() -> None:
     keys = ["a.png", "a.jpg", "b.jpg", "c.ppm", "d/a.png"]
     assert find_whole_names(keys) == {"a.png", "a.jpg"}
+
+
+def test_outputs_tell_the_stored_checksum_and_the_model(archive_dir: Path, tmp_path: Path) -> None:
+    job, _, _ = decompress.plan(str(archive_dir), str(tmp_path / "out"), None, False, False)
+    decompress.write_images(decompress.decode_images(decompress.read_records(0, job), job), job)
+    files = ar.ArchiveFiles(str(archive_dir))
+    rows = files.shard(0).columns(["key", "crc32"])
+    assert len(rows) == 40
+    for row in rows:
+        tag = f"{row['crc32']:08x} {files.manifest.model_sha256[:16]}"
+        assert read_png_head((tmp_path / "out" / row["key"]).read_bytes()) == ((32, 32), tag)
+
+
+def test_an_output_that_is_there_costs_one_bounded_read(
+    archive_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _, _ = decompress.plan(str(archive_dir), str(tmp_path / "out"), None, False, False)
+    decompress.write_images(decompress.decode_images(decompress.read_records(0, job), job), job)
+    read, sizes = paths.Folder.read, []
+
+    def counted(folder: paths.Folder, name: str, most_bytes: int | None = None) -> bytes:
+        sizes.append(most_bytes)
+        return read(folder, name, most_bytes)
+
+    monkeypatch.setattr(paths.Folder, "read", counted)
+    assert decompress.read_records(0, job).present == 40
+    assert sizes == [128] * 40
+
+
+def test_a_place_that_does_not_answer_is_an_error_of_one_line(archive_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(path: str) -> None:
+        raise OSError(f"{path}: EndpointConnectionError:\nno answer")
+
+    monkeypatch.setattr(paths, "kind", silent)
+    with pytest.raises(InputError, match="cannot be reached .*no answer") as caught:
+        decompress.plan(str(archive_dir), "s3://bucket/out", None, False, False)
+    assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -264,6 +265,65 @@ def test_what_a_kill_left_before_the_plan_is_not_in_the_way(tmp_path: Path, sign
     Folder(str(tmp_path)).write("job/mine.txt", b"mine")
     with pytest.raises(InputError, match=r"job/mine\.txt"):
         find_state(str(signs_dir), str(tmp_path), False)
+
+
+RECORDS = ["lists/000000-0123456789abcdef.parquet", "shards/000000-0123456789abcdef.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("records", "remedy"), [(RECORDS, "verify .* --repair OUT"), (RECORDS[1:], "another folder")], ids=["lists", "shards"]
+)
+def test_records_without_a_manifest_are_replaced_only_when_asked(
+    records: list[str], remedy: str, tmp_path: Path, signs_dir: Path
+) -> None:
+    for name in [*records, "model.safetensors"]:
+        Folder(str(tmp_path)).write(name, b"mine")
+    with pytest.raises(InputError, match=rf"manifest\.json is lost; .*{remedy}.*--overwrite"):
+        find_state(str(signs_dir), str(tmp_path), False)
+    assert find_state(str(signs_dir), str(tmp_path), True) is None
+    Folder(str(tmp_path)).write("thesis.txt", b"mine")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"something else \(thesis\.txt\)"):
+            find_state(str(signs_dir), str(tmp_path), overwrite)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("manifest", [b"", b"{", b"[]", b'{"name": "app"}', b"\xff", b'{"format": 1}', b"[" * 100_000])
+def test_the_manifest_of_something_else_is_never_a_state(
+    manifest: bytes, overwrite: bool, tmp_path: Path, signs_dir: Path
+) -> None:
+    Folder(str(tmp_path)).write("manifest.json", manifest)
+    Folder(str(tmp_path)).write("css/a.css", b"mine")
+    with pytest.raises(InputError, match=r"something else \(manifest\.json\)"):
+        find_state(str(signs_dir), str(tmp_path), overwrite)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "others"),
+    [(b'{"format": "tsae", "format_ver', []), (b'{"format_version": 9, "format": "tsae"}', []), (b"", RECORDS[1:])],
+)
+def test_a_damaged_manifest_of_ours_stays_ours(manifest: bytes, others: list[str], tmp_path: Path, signs_dir: Path) -> None:
+    for name in others:
+        Folder(str(tmp_path)).write(name, b"")
+    Folder(str(tmp_path)).write("manifest.json", manifest)
+    assert find_state(str(signs_dir), str(tmp_path), True) == manifest
+
+
+def test_a_store_that_does_not_answer_is_told_in_one_line(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("could not connect\nto the endpoint")
+
+    job = plan_job(signs_dir, "memory://silent/archive")
+    monkeypatch.setattr(MemoryFileSystem, "find", refuse)
+    with pytest.raises(InputError, match="^memory://silent/archive: cannot be read .*could not connect to the endpoint"):
+        planning.finished_tasks(job)
+    with pytest.raises(InputError, match="^memory://silent/archive: cannot be read .*could not connect to the endpoint"):
+        find_state(str(signs_dir), "memory://silent/archive", True)
+    monkeypatch.setattr(MemoryFileSystem, "info", refuse)
+    with pytest.raises(InputError, match="^memory://silent/new: cannot be read .*could not connect to the endpoint"):
+        find_state(str(signs_dir), "memory://silent/new", False)
 
 
 def test_a_damaged_manifest_is_no_base_to_start_from(tmp_path: Path) -> None:
