@@ -18,7 +18,8 @@ from tsae.codec import choose_device
 from tsae.errors import InputError
 from tsae.inputs import list_inputs
 from tsae.jobs.compress import finish
-from tsae.jobs.plan import CompressJob, count_images, cut, find_state, finished_tasks, is_committed, plan, resume
+from tsae.jobs.job_folder import CompressJob, count_images, finished_tasks, is_committed
+from tsae.jobs.plan import cut, find_state, plan, resume
 from tsae.jobs.update import Changes, check_settings, check_writable, find_changes
 from tsae.progress import watch
 from tsae.zoo import read_model_file

@@ -15,7 +15,7 @@ from apache_beam.metrics import Metrics
 
 from tsae.jobs import compress, decompress
 from tsae.jobs.decompress import DecompressJob, WriteResult
-from tsae.jobs.plan import CompressJob
+from tsae.jobs.job_folder import CompressJob
 
 
 @dataclasses.dataclass

@@ -19,8 +19,8 @@ from tsae.codec import Codec
 from tsae.errors import CorruptDataError, FormatError, ImageError, InputError
 from tsae.images import decode_image, encode_lossless, resize
 from tsae.inputs import read_input, stat_input
-from tsae.jobs import plan
-from tsae.jobs.plan import CompressJob, TaskResult
+from tsae.jobs import job_folder
+from tsae.jobs.job_folder import CompressJob, TaskResult
 from tsae.metrics import psnr_db
 from tsae.paths import ConflictError
 
@@ -79,7 +79,7 @@ def read_images(task: int, job: CompressJob) -> TaskImages:
     Raises:
         InputError: if another job has taken this one's place.
     """
-    keys, labels = plan.read_listing(task, job)
+    keys, labels = job_folder.read_listing(task, job)
     root = job.settings.root
     outcomes = _map_files(functools.partial(_read_image, root), keys, root)
     rows = [(key, label, *o) for key, label, o in zip(keys, labels, outcomes, strict=True) if not isinstance(o, ar.Failure)]
@@ -120,7 +120,7 @@ def load_codec(job: CompressJob) -> Codec:
     Raises:
         ModelError: if the job's model file is not the planned one or cannot be used.
     """
-    return _load_codec(job.archive, job.file(plan.MODEL_FILE), job.model_sha256, job.device)
+    return _load_codec(job.archive, job.file(job_folder.MODEL_FILE), job.model_sha256, job.device)
 
 
 @functools.lru_cache(maxsize=1)
@@ -176,7 +176,7 @@ def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
         InputError: if a file cannot be written, such as on a full disk, or another job has taken this one's place.
         TsaeError: if a shard that it replaces is damaged.
     """
-    plan.check_owner(job)
+    job_folder.check_owner(job)
     replaces = job.replaces[encoded.task]
     number, entry = job.first_number + encoded.task, None
     if len(encoded.records):
@@ -187,9 +187,9 @@ def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
             records, origins = merge(_old_records(old, replaces), records), old.origins(replaces) | origins
         entry = ar.write_shard(job.archive, number, records, origins, job.model_sha256)
     result = TaskResult(
-        encoded.task, entry, plan.write_failures(job.archive, job.first_number + encoded.task, encoded.failures)
+        encoded.task, entry, job_folder.write_failures(job.archive, job.first_number + encoded.task, encoded.failures)
     )
-    plan.keep_result(result, job)
+    job_folder.keep_result(result, job)
     return result
 
 
@@ -202,7 +202,7 @@ def _old_records(old: ar.ArchiveFiles, shard: int) -> ar.Records:
 
 
 def _open_base(job: CompressJob) -> ar.ArchiveFiles:
-    return _open_state(job.archive, plan.base_text(job))
+    return _open_state(job.archive, job_folder.base_text(job))
 
 
 @functools.lru_cache(maxsize=1)
@@ -230,19 +230,19 @@ def commit_archive(results: Iterable[TaskResult], job: CompressJob) -> ar.Manife
     Raises:
         InputError: if a file cannot be written, a task is not done, or the archive was changed meanwhile.
     """
-    plan.check_owner(job)
-    by_task = plan.finished_tasks(job) | {result.task: result for result in results}
+    job_folder.check_owner(job)
+    by_task = job_folder.finished_tasks(job) | {result.task: result for result in results}
     if by_task.keys() != set(range(job.tasks)):
         raise InputError(f"{job.archive.path}: {len(by_task)} of {job.tasks} tasks are done; finish it with --resume")
-    base = plan.base_text(job)
+    base = job_folder.base_text(job)
     manifest = _build_manifest([by_task[task] for task in range(job.tasks)], job)
     ar.write(job.archive, job.model_file, _model(job))
-    with plan.turn(job):
+    with job_folder.turn(job):
         try:
             ar.commit(job.archive, manifest, base)
         except InputError as error:
             if isinstance(error.__cause__, ConflictError):
-                plan.give_up(job)  # what it started from is gone
+                job_folder.give_up(job)  # what it started from is gone
             raise
         _clean_up(job, manifest, base)
     return manifest
@@ -258,19 +258,19 @@ def finish(job: CompressJob) -> ar.Manifest:
         InputError: if that cannot be done, or another job has taken this one's place.
         FormatError: if the archive cannot be read.
     """
-    with plan.turn(job):
+    with job_folder.turn(job):
         manifest = ar.read_manifest(job.archive)
-        _clean_up(job, manifest, plan.base_text(job))
+        _clean_up(job, manifest, job_folder.base_text(job))
     return manifest
 
 
 def _clean_up(job: CompressJob, manifest: ar.Manifest, base: bytes | None) -> None:
-    old, is_ours = plan.old_manifest(job.archive, base), functools.partial(plan.is_owner, job)
-    ar.clean_up(job.archive, manifest, old, [job.file(plan.LISTING_FILE)], is_ours)
+    old, is_ours = job_folder.old_manifest(job.archive, base), functools.partial(job_folder.is_owner, job)
+    ar.clean_up(job.archive, manifest, old, [job.file(job_folder.LISTING_FILE)], is_ours)
 
 
 def _model(job: CompressJob) -> bytes:
-    return ar.read_digested(job.archive, job.file(plan.MODEL_FILE), job.model_sha256)
+    return ar.read_digested(job.archive, job.file(job_folder.MODEL_FILE), job.model_sha256)
 
 
 def _build_manifest(results: list[TaskResult], job: CompressJob) -> ar.Manifest:

@@ -9,16 +9,17 @@ import pytest
 
 from tsae.archive import Folder, Settings
 from tsae.inputs import list_inputs
+from tsae.jobs import job_folder
 from tsae.jobs import plan as planning
 from tsae.zoo import read_model_file
 
 
 @pytest.fixture(scope="session")
-def plan_job() -> Callable[..., planning.CompressJob]:
+def plan_job() -> Callable[..., job_folder.CompressJob]:
     """Plans a new archive of a folder of images."""
     model_file = read_model_file("seed-8x8x8")
 
-    def plan_job(source: Path, archive: Path | str, base: bytes | None = None, verify: bool = True) -> planning.CompressJob:
+    def plan_job(source: Path, archive: Path | str, base: bytes | None = None, verify: bool = True) -> job_folder.CompressJob:
         listing = list_inputs(str(source))
         settings = Settings(str(source), listing.root, verify, None)
         tasks, folder = planning.cut(listing.keys), Folder(str(archive))

@@ -15,7 +15,7 @@ from tsae.errors import InputError
 from tsae.inputs import list_inputs
 from tsae.jobs import compress
 from tsae.jobs import plan as planning
-from tsae.jobs.plan import CompressJob, TaskResult
+from tsae.jobs.job_folder import CompressJob, TaskResult
 
 Plan = Callable[..., CompressJob]
 

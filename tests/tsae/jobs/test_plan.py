@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from tsae.archive import FileEntry, Folder, Settings, ShardEntry, is_leftover
 from tsae.errors import InputError
 from tsae.inputs import list_inputs
-from tsae.jobs import compress
+from tsae.jobs import compress, job_folder
 from tsae.jobs import plan as planning
-from tsae.jobs.plan import CompressJob, TaskResult, find_state
+from tsae.jobs.job_folder import CompressJob, TaskResult
+from tsae.jobs.plan import find_state
 
 Plan = Callable[..., CompressJob]
 
@@ -54,7 +55,7 @@ def test_a_plan_survives_its_file(plan_job: Plan, signs_dir: Path, tmp_path: Pat
     resumed = planning.resume(str(tmp_path / "in"), job.archive)
     assert resumed.token != job.token
     assert dataclasses.replace(resumed, token=job.token) == job
-    assert planning.read_listing(0, resumed) == (["a.png"], [None])
+    assert job_folder.read_listing(0, resumed) == (["a.png"], [None])
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -112,13 +113,13 @@ def test_a_damaged_or_missing_shard_is_not_taken_for_finished(
     monkeypatch.setattr(planning, "SHARD_IMAGES", 10)
     job = plan_job(signs_dir, tmp_path / "archive")
     results = [run(task, job) for task in range(4)]
-    assert planning.finished_tasks(job) == dict(enumerate(results))
+    assert job_folder.finished_tasks(job) == dict(enumerate(results))
     names = [tmp_path / "archive" / result.shard.file for result in results if result.shard]
     names[0].unlink()
     names[1].write_bytes(names[1].read_bytes()[:-1])
     assert results[2].shard is not None
     (tmp_path / "archive" / str(results[2].shard.provenance)).unlink()
-    assert planning.finished_tasks(job) == {3: results[3]}
+    assert job_folder.finished_tasks(job) == {3: results[3]}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"task": 1, "shard": {}, "failures": null}', b"\xff"])
@@ -129,7 +130,7 @@ def test_a_note_that_cannot_be_read_is_no_finished_task(
     run(0, job)
     (note,) = (tmp_path / "archive" / "job" / job.name / "done").iterdir()
     note.write_bytes(content)
-    assert planning.finished_tasks(job) == {}
+    assert job_folder.finished_tasks(job) == {}
 
 
 # Two at once
@@ -150,7 +151,7 @@ def test_of_two_that_plan_at_once_one_is_told(
     with pytest.raises(InputError, match="another command started there at the same time"):
         plan_job(signs_dir, tmp_path / "archive")
     (winner,) = second
-    planning.check_owner(winner)
+    job_folder.check_owner(winner)
     assert [path.name for path in (tmp_path / "archive" / "job").iterdir() if path.is_dir()] == [winner.name]
     assert compress.commit_archive([run(0, winner)], winner).images == 40
 
@@ -169,9 +170,9 @@ def test_of_two_that_resume_at_once_one_is_told(
     monkeypatch.setattr(planning, "_take_place", second_first)
     with pytest.raises(InputError, match="another command started there at the same time"):
         planning.resume(str(signs_dir), job.archive)
-    planning.check_owner(second[0])
+    job_folder.check_owner(second[0])
     with pytest.raises(InputError, match="nothing more is done"):
-        planning.check_owner(job)
+        job_folder.check_owner(job)
 
 
 @pytest.mark.parametrize("base", [None, b"an older manifest"])
@@ -189,11 +190,11 @@ def test_a_plan_for_a_state_that_is_gone_is_refused(
 @pytest.mark.parametrize("plan", [None, b"", b"{}", b"[]", b'{"token": null}', b'{"token": "other"}'])
 def test_a_job_notices_that_its_plan_is_another(plan_job: Plan, signs_dir: Path, tmp_path: Path, plan: bytes | None) -> None:
     job = plan_job(signs_dir, tmp_path / "archive")
-    planning.check_owner(job)
+    job_folder.check_owner(job)
     file = tmp_path / "archive" / "job" / "plan.json"
     file.unlink() if plan is None else file.write_bytes(plan)
     with pytest.raises(InputError, match="nothing more is done"):
-        planning.check_owner(job)
+        job_folder.check_owner(job)
 
 
 def test_a_plan_that_cannot_be_written_leaves_nothing(
@@ -318,7 +319,7 @@ def test_a_store_that_does_not_answer_is_told_in_one_line(
     job = plan_job(signs_dir, "memory://silent/archive")
     monkeypatch.setattr(MemoryFileSystem, "find", refuse)
     with pytest.raises(InputError, match="^memory://silent/archive: cannot be read .*could not connect to the endpoint"):
-        planning.finished_tasks(job)
+        job_folder.finished_tasks(job)
     with pytest.raises(InputError, match="^memory://silent/archive: cannot be read .*could not connect to the endpoint"):
         find_state(str(signs_dir), "memory://silent/archive", True)
     monkeypatch.setattr(MemoryFileSystem, "info", refuse)
@@ -327,13 +328,13 @@ def test_a_store_that_does_not_answer_is_told_in_one_line(
 
 
 def test_a_damaged_manifest_is_no_base_to_start_from(tmp_path: Path) -> None:
-    assert planning.old_manifest(Folder(str(tmp_path)), b"{") is None
-    assert planning.old_manifest(Folder(str(tmp_path)), None) is None
+    assert job_folder.old_manifest(Folder(str(tmp_path)), b"{") is None
+    assert job_folder.old_manifest(Folder(str(tmp_path)), None) is None
 
 
 def test_the_listing_that_is_gone_ends_the_job(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
     job = plan_job(signs_dir, tmp_path / "archive")
-    assert planning.read_listing(0, job)[0] == list_inputs(str(signs_dir)).keys
+    assert job_folder.read_listing(0, job)[0] == list_inputs(str(signs_dir)).keys
     (tmp_path / "archive" / "job" / job.name / "listing.parquet").unlink()
     with pytest.raises(InputError, match="listing cannot be read"):
-        planning.read_listing(0, job)
+        job_folder.read_listing(0, job)

@@ -1,0 +1,307 @@
+"""A compress job and its folder in the archive: what to do, whose turn it is, and what is done already.
+
+```
+job/plan.json                 settings, and whose turn it is: only one of two commands at once can put it there
+job/<name>/base.json          the manifest that was there when the job was planned
+job/<name>/model.safetensors  the model
+job/<name>/listing.parquet    the inputs: row group i lists the images of task i, so that a task is one number
+job/<name>/failures.parquet   failures that are known already
+job/<name>/done/<task>.json   what a finished task adds to the archive, so that a killed job can go on
+```
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tsae import archive as ar
+from tsae.errors import InputError, TsaeError
+from tsae.progress import SharedCount
+
+MODEL_FILE = ar.MODEL_FILE
+LISTING_FILE = "listing.parquet"
+BASE_FILE = "base.json"
+FAILURES_FILE = "failures.parquet"
+DONE_FOLDER = "done"
+"""Names below `job/<name>`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressJob:
+    """What all steps need to know; travels to the workers.
+
+    Attributes:
+        archive: Where the archive is written.
+        name: Of its folder in the job folder.
+        token: Tells this run from any other; by it a job notices that another one has taken its place.
+        settings: What later runs must have in common with it.
+        replaces: By task, the shard of the old state that it replaces; None makes a new shard.
+        first_number: Number of the first new shard.
+        is_update: Whether the new state adds to the old one; else it takes its place.
+        base_sha256: Digest of the manifest that was there; None if there was none.
+        model_sha256: Digest of the model file in the job folder.
+        model_file: Where the model will lie.
+        device: "cpu" or "cuda".
+        skipped: Input files passed over because of their endings.
+        known_failures: Failures of the listing, and older ones that stay: their file in the job folder.
+        progress: Where finished images are counted; None where nobody watches.
+    """
+
+    archive: ar.Folder
+    name: str
+    token: str
+    settings: ar.Settings
+    replaces: tuple[int | None, ...]
+    first_number: int
+    is_update: bool
+    base_sha256: str | None
+    model_sha256: str
+    model_file: str
+    device: str
+    skipped: int
+    known_failures: ar.FileEntry | None
+    progress: SharedCount | None = None
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.replaces)
+
+    def file(self, name: str) -> str:
+        """Where a file of the job lies, relative to the archive."""
+        return f"{ar.JOB_FOLDER}/{self.name}/{name}"
+
+    def to_json(self) -> bytes:
+        """What `resume` needs to make the job again, the archive's place excepted."""
+        fields = dataclasses.asdict(self)
+        kept = {name: value for name, value in fields.items() if name not in ("archive", "progress")}
+        return json.dumps(kept, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes, archive: ar.Folder) -> CompressJob:
+        """Reads `to_json`'s text."""
+        fields = json.loads(text)
+        settings, failures = ar.Settings(**fields.pop("settings")), fields.pop("known_failures")
+        replaces = tuple(fields.pop("replaces"))
+        return cls(archive, settings=settings, replaces=replaces, known_failures=_entry(failures), **fields)
+
+
+def _entry(fields: dict[str, Any] | None) -> ar.FileEntry | None:
+    return ar.FileEntry(**fields) if fields else None
+
+
+BINARY = ("footer", "crc32s")
+"""Fields of a shard's entry that JSON cannot hold as they are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """What one task adds to the archive; None where there is nothing to name."""
+
+    task: int
+    shard: ar.ShardEntry | None
+    failures: ar.FileEntry | None
+
+    def to_json(self) -> bytes:
+        """What `from_json` reads."""
+        fields = dataclasses.asdict(self)
+        if self.shard is not None:
+            for name in BINARY:
+                fields["shard"][name] = base64.b64encode(fields["shard"][name]).decode()
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> TaskResult:
+        """Reads the JSON object of the fields that `keep_result` leaves in the job folder."""
+        fields = json.loads(text)
+        shard, failures = fields.pop("shard"), fields.pop("failures")
+        if shard is not None:
+            shard |= {name: base64.b64decode(shard[name]) for name in BINARY}
+        return cls(**fields, shard=shard and ar.ShardEntry(**shard), failures=_entry(failures))
+
+
+def read_or_none(archive: ar.Folder, name: str) -> bytes | None:
+    """A file of the archive; None if it is not there.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        return archive.read(name)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{archive.path}/{name}: cannot be read ({reason}); restore it or choose another place") from error
+
+
+def old_manifest(archive: ar.Folder, base: bytes | None) -> ar.Manifest | None:
+    """The manifest that was there; None where there was none, or a damaged one that is to be replaced."""
+    try:
+        return ar.Manifest.from_json(base, archive.path) if base is not None else None
+    except TsaeError:
+        return None
+
+
+def base_text(job: CompressJob) -> bytes | None:
+    """The manifest that was there when the job was planned; None if there was none.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    return read_or_none(job.archive, job.file(BASE_FILE))
+
+
+def count_images(job: CompressJob, tasks: Iterable[int]) -> int:
+    """Number of images listed for some of the tasks of a job.
+
+    Raises:
+        InputError: if the listing is gone, because another job has taken this one's place.
+    """
+    try:
+        with job.archive.open(job.file(LISTING_FILE)) as file:
+            metadata = pq.ParquetFile(file).metadata
+            return sum(metadata.row_group(task).num_rows for task in tasks)
+    except OSError as error:
+        check_owner(job)
+        raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
+
+
+def read_listing(task: int, job: CompressJob) -> tuple[list[str], list[str | None]]:
+    """Keys and labels of the images of a task.
+
+    Raises:
+        InputError: if the listing is gone, because another job has taken this one's place.
+    """
+    check_owner(job)
+    try:
+        with job.archive.open(job.file(LISTING_FILE)) as file:
+            table = pq.ParquetFile(file).read_row_group(task, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
+    return table.column("key").to_pylist(), table.column("label").to_pylist()
+
+
+def write_failures(archive: ar.Folder, number: int, failures: Sequence[ar.Failure]) -> ar.FileEntry | None:
+    """Writes a part of the failures table; no failures make no file.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    if not failures:
+        return None
+    return ar.write_digested(archive, "failures", number, ar.failures_to_bytes(failures), len(failures))
+
+
+def keep_result(result: TaskResult, job: CompressJob) -> None:
+    """Notes in the job folder that a task is finished.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    ar.write(job.archive, job.file(f"{DONE_FOLDER}/{result.task:06d}.json"), result.to_json())
+
+
+def finished_tasks(job: CompressJob) -> dict[int, TaskResult]:
+    """Results that the job's earlier runs kept, by task; only those that are readable and whose files are there.
+
+    Raises:
+        InputError: if what is there cannot be listed.
+    """
+    try:
+        sizes_bytes = job.archive.sizes_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{job.archive.path}: cannot be read ({reason}); finish it with --resume") from error
+    finished = {}
+    for name in sizes_bytes:
+        if name.startswith(job.file(f"{DONE_FOLDER}/")):
+            try:
+                result = TaskResult.from_json(job.archive.read(name))
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):
+                continue
+            if _is_there(result, sizes_bytes):
+                finished[result.task] = result
+    return finished
+
+
+def _is_there(result: TaskResult, sizes_bytes: Mapping[str, int]) -> bool:
+    entries = [entry for entry in (result.shard, result.failures) if entry]
+    has_provenance = not (result.shard and result.shard.provenance) or result.shard.provenance in sizes_bytes
+    return has_provenance and all(sizes_bytes.get(entry.file) == entry.bytes for entry in entries)
+
+
+@contextlib.contextmanager
+def turn(job: CompressJob) -> Iterator[None]:
+    """While the block runs, no other job can take this one's place; on a remote store that is only checked before.
+
+    Raises:
+        InputError: if another job has taken it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(job.archive.locked(ar.PLAN_FILE))
+        except OSError as error:
+            check_owner(job)
+            raise InputError(f"{job.archive.path}: cannot be locked ({error}); finish it with --resume") from error
+        check_owner(job)
+        yield
+
+
+def check_owner(job: CompressJob) -> None:
+    """Refuses to go on where another job has taken the place of this one.
+
+    Raises:
+        InputError: if the plan in the archive is another one, or gone.
+    """
+    if not is_owner(job):
+        raise InputError(f"{job.archive.path}: another command has written here meanwhile; nothing more is done")
+
+
+def is_owner(job: CompressJob) -> bool:
+    """Whether the plan in the archive is this job's.
+
+    Raises:
+        InputError: if that cannot be told.
+    """
+    try:
+        return bool(json.loads(job.archive.read(ar.PLAN_FILE))["token"] == job.token)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return False
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{job.archive.path}: cannot be read ({reason}); finish it with --resume") from error
+
+
+def is_committed(job: CompressJob) -> bool:
+    """Whether the state of the archive is the job's, of which only files are left that are to be removed.
+
+    Raises:
+        OSError: if that cannot be told.
+    """
+    try:
+        is_base = ar.digest(job.archive.read(ar.MANIFEST_FILE)) == job.base_sha256
+    except FileNotFoundError:
+        return False
+    return not is_base and not job.archive.exists(job.file(LISTING_FILE))
+
+
+def forget(job: CompressJob) -> None:
+    """Removes what was written of a plan that did not come about, as far as that is possible."""
+    with contextlib.suppress(OSError):
+        job.archive.remove(map(job.file, (MODEL_FILE, LISTING_FILE, BASE_FILE, FAILURES_FILE)))
+
+
+def give_up(job: CompressJob) -> None:
+    """Makes a job that cannot be committed any more one that nobody can resume, as far as that is possible."""
+    with contextlib.suppress(OSError):
+        job.archive.remove([ar.PLAN_FILE])
+    forget(job)
