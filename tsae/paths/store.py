@@ -27,10 +27,11 @@ S3_RETRIES = 2
 
 
 UPLOAD_WAIT_S = 120.0
+"""How long a write to a remote store may take, beside what `SLOWEST_UPLOAD` allows for its size."""
 
 
 SLOWEST_UPLOAD = 50_000
-"""How long a write to a remote store may take: this, and its size at this many bytes a second."""
+"""Bytes a second that a write to a remote store must make at least; slower ones are given up."""
 
 
 def options(scheme: str) -> dict[str, Any]:
