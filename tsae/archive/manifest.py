@@ -261,7 +261,7 @@ def _check_manifest(manifest: Manifest) -> None:
     if not SHA256.fullmatch(manifest.model_sha256):
         raise ValueError(f"the model's digest is {manifest.model_sha256[:50]!r}")
     for entry in manifest.lists:  # `list(archive)` reserves memory for as many keys as this says, before it reads one
-        if entry.rows > MAX_LIST_SHARDS or entry.images > entry.rows * MAX_SHARD_RECORDS:
+        if not 0 < entry.rows <= MAX_LIST_SHARDS or not entry.rows <= entry.images <= entry.rows * MAX_SHARD_RECORDS:
             raise ValueError(f"{entry.file} claims {entry.images} images in {entry.rows} shards")
     if manifest.images != sum(entry.images for entry in manifest.lists):
         raise ValueError("the numbers of images of the lists do not add up")

@@ -538,7 +538,7 @@ MANIFEST_LIES: list[tuple[str, Callable[[Any], Any], str]] = [
     ("more images", set_in("counts", "images", value=11), "do not add up"),
     ("images of the list too", counted(11, 2), "not what the manifest says of it"),
     ("fewer images", counted(9, 2), "not what the manifest says of it"),
-    ("no images", counted(0, 2), "not what the manifest says of it"),
+    ("no images", counted(0, 2), "claims 0 images in 2 shards"),
     ("rows = 2^31", counted(10, 2**31), "claims 10 images in 2147483648 shards"),
     ("images = 2^62", counted(2**62, 1), f"claims {2**62} images in 1 shards"),
     ("as many images as may be", counted(MAX_LIST_SHARDS * MAX_SHARD_RECORDS, MAX_LIST_SHARDS), "not what the manifest says"),
