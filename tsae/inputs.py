@@ -12,7 +12,9 @@ import io
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 from urllib.parse import quote_from_bytes
 
 import pyarrow as pa
@@ -27,6 +29,11 @@ from tsae.images import ENDINGS, MAX_FILE_BYTES
 
 WILDCARDS = frozenset("*?[")
 LABELS_FILE = "labels.csv"
+
+REMOTE_READERS = 16
+"""Files of a remote store that are asked for at once: waiting dominates there."""
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(eq=False)
@@ -323,3 +330,17 @@ def read_input(root: str, key: str) -> tuple[bytes, paths.FileFacts]:
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise ImageError(f"cannot be read: {reason}; check the file and its permissions") from error
+
+
+def map_inputs(function: Callable[[str], T], keys: Sequence[str], root: str) -> list[T]:
+    """Maps over listed files, in their order, several at once where they are remote.
+
+    Args:
+        function: From a key to anything.
+        keys: Of the files.
+        root: Of the listing.
+    """
+    if not paths.is_url(root):
+        return [function(key) for key in keys]
+    with ThreadPoolExecutor(REMOTE_READERS) as pool:
+        return list(pool.map(function, keys))

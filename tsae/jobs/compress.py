@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from typing import TypeVar
 
 import numpy as np
@@ -14,11 +13,10 @@ from numpy.typing import NDArray
 
 import tsae
 from tsae import archive as ar
-from tsae import paths
 from tsae.codec import Codec
 from tsae.errors import CorruptDataError, FormatError, ImageError, InputError
 from tsae.images import decode_image, encode_lossless, resize
-from tsae.inputs import read_input, stat_input
+from tsae.inputs import map_inputs, read_input, stat_input
 from tsae.jobs import job_folder
 from tsae.jobs.job_folder import CompressJob, TaskResult
 from tsae.metrics import psnr_db
@@ -26,9 +24,6 @@ from tsae.paths import ConflictError
 
 CHUNK_IMAGES = 256
 """Images encoded between two signs of progress."""
-
-REMOTE_READERS = 16
-"""Threads that fetch files of one task from a remote store, where waiting dominates."""
 
 T = TypeVar("T")
 
@@ -81,7 +76,7 @@ def read_images(task: int, job: CompressJob) -> TaskImages:
     """
     keys, labels = job_folder.read_listing(task, job)
     root = job.settings.root
-    outcomes = _map_files(functools.partial(_read_image, root), keys, root)
+    outcomes = map_inputs(functools.partial(_read_image, root), keys, root)
     rows = [(key, label, *o) for key, label, o in zip(keys, labels, outcomes, strict=True) if not isinstance(o, ar.Failure)]
     return TaskImages(
         task,
@@ -92,13 +87,6 @@ def read_images(task: int, job: CompressJob) -> TaskImages:
         [row[4] for row in rows],
         [outcome for outcome in outcomes if isinstance(outcome, ar.Failure)],
     )
-
-
-def _map_files(function: Callable[[str], T], keys: list[str], root: str) -> list[T]:
-    if not paths.is_url(root):
-        return [function(key) for key in keys]
-    with ThreadPoolExecutor(REMOTE_READERS) as pool:
-        return list(pool.map(function, keys))
 
 
 def _read_image(root: str, key: str) -> tuple[tuple[int, int], NDArray[np.uint8], ar.Origin] | ar.Failure:

@@ -7,18 +7,13 @@ one) are those recorded when it was compressed, or else if its bytes still have 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from tsae import archive as ar
-from tsae import paths
 from tsae.errors import FormatError, ImageError, InputError
-from tsae.inputs import Listing, read_input, stat_input
+from tsae.inputs import Listing, map_inputs, read_input, stat_input
 from tsae.jobs.plan import Task, cut
-
-THREADS = 16
-"""Files whose states are asked for at once; remote stores answer slowly."""
 
 T = TypeVar("T")
 
@@ -106,7 +101,7 @@ def _to_try_again(keys: list[str], failed: Mapping[str, ar.Failure], listing: Li
     """Those of the inputs that failed before that are to be tried again: all, or those whose files have changed."""
     if retry_failed:
         return set(keys)
-    facts = _map(lambda key: stat_input(listing.root, key, listing.facts.get(key)), keys, listing.root)
+    facts = map_inputs(lambda key: stat_input(listing.root, key, listing.facts.get(key)), keys, listing.root)
     return {key for key, fact in zip(keys, facts, strict=True) if fact != (failed[key].size_bytes, failed[key].version)}
 
 
@@ -115,7 +110,7 @@ def _changed_keys(
 ) -> set[str]:
     changed = {key for key in keys if key not in origins or labels[key] != listing.labels.get(key)}
     rest = [key for key in keys if key not in changed]
-    is_same = _map(lambda key: _is_unchanged(listing, key, origins[key]), rest, listing.root)
+    is_same = map_inputs(lambda key: _is_unchanged(listing, key, origins[key]), rest, listing.root)
     return changed | {key for key, same in zip(rest, is_same, strict=True) if not same}
 
 
@@ -129,13 +124,6 @@ def _is_unchanged(listing: Listing, key: str, origin: ar.Origin) -> bool:
         return ar.Origin.of(read_input(listing.root, key)[0], origin.version) == origin
     except ImageError:
         return False
-
-
-def _map(function: Callable[[str], T], keys: Sequence[str], root: str) -> list[T]:
-    if not paths.is_url(root):
-        return [function(key) for key in keys]
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(function, keys))
 
 
 def _differ(failures: Sequence[ar.Failure], before: Sequence[ar.Failure]) -> bool:
