@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 
@@ -13,13 +14,14 @@ from pipelines.options import CompressOptions
 from pipelines.transforms import CommitArchive, EncodeImages, ListTasks, ReadImages, WriteShard
 from tsae import archive as ar
 from tsae import paths
-from tsae.checkpoint import model_from_bytes
-from tsae.codec import choose_device
+from tsae.checkpoint import Model, model_from_bytes
+from tsae.codec import check_quality, choose_device, shared_codec
 from tsae.errors import InputError
-from tsae.inputs import list_inputs
+from tsae.inputs import Listing, list_inputs
 from tsae.jobs.compress import finish
 from tsae.jobs.job_folder import CompressJob, count_images, finished_tasks, is_committed
 from tsae.jobs.plan import cut, find_state, plan, resume
+from tsae.jobs.target import Target, choose_quality
 from tsae.jobs.update import Changes, check_settings, check_writable, find_changes
 from tsae.progress import watch
 from tsae.zoo import read_model_file
@@ -66,8 +68,7 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
     _check_options(options)
     archive = ar.Folder(paths.absolute(options.archive))
     model_file = read_model_file(options.model)
-    model_from_bytes(model_file, options.model)
-    settings = _settings(options)
+    settings = _settings(options, model_from_bytes(model_file, options.model))
     if options.resume:
         job = _resume(options, archive, settings, model_file)
         return Outcome(finish(job), 0) if is_committed(job) else _run_job(job, None, options, flags)
@@ -76,6 +77,9 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
     for note in listing.notes:
         print(note, file=sys.stderr)
     settings = dataclasses.replace(settings, root=listing.root)
+    old = ar.ArchiveFiles(archive.path, base).manifest.settings if base is not None and not options.overwrite else None
+    if settings.target is not None:
+        settings = _aim(settings, old, listing, model_file, options)
     changes = None
     tasks, failures = cut(listing.keys), listing.failures
     if base is not None and not options.overwrite:
@@ -97,17 +101,43 @@ def _check_options(options: CompressOptions) -> None:
         raise InputError(f"--min-psnr {floor_db}: cannot be kept without verification; leave out --no-verify")
     if floor_db is not None and not 0 < floor_db <= ar.EXACT_PSNR_DB:
         raise InputError(f"--min-psnr {floor_db}: is in dB, above 0 and at most {ar.EXACT_PSNR_DB:.0f}; 30 is a usual floor")
+    for name, target in (("--target-bytes", options.target_bytes), ("--target-psnr", options.target_psnr_db)):
+        if target is not None and not (math.isfinite(target) and target > 0):
+            raise InputError(f"{name} {target}: must be a number above 0; 128 bytes or 33 dB are usual")
 
 
-def _settings(options: CompressOptions) -> ar.Settings:
+def _settings(options: CompressOptions, model: Model) -> ar.Settings:
+    """The settings as far as they are known before the input is listed."""
     source = paths.absolute(options.input) if options.input else ""
-    return ar.Settings(source=source, root=source, verify=options.verify, min_psnr_db=options.min_psnr_db)
+    target = _target(options)
+    quality = None if target else check_quality(options.quality, model.weights.qualities, model.name)
+    return ar.Settings(source, source, options.verify, options.min_psnr_db, quality, str(target) if target else None)
+
+
+def _target(options: CompressOptions) -> Target | None:
+    given = (options.target_bytes, options.target_psnr_db)
+    return None if given == (None, None) else Target(*given)
+
+
+def _aim(
+    settings: ar.Settings, old: ar.Settings | None, listing: Listing, model_file: bytes, options: CompressOptions
+) -> ar.Settings:
+    """The settings with the quality that reaches the target; an archive that was made for the same one keeps its own."""
+    if old is not None and old.target == settings.target:
+        return dataclasses.replace(settings, quality=old.quality)
+    codec, target = shared_codec(model_file, options.model, choose_device(options.device)), _target(options)
+    assert target is not None  # noqa: S101 (there is one, or this would not be called)
+    choice = choose_quality(listing, codec, target)
+    print(f"target of {target}: {choice}", file=sys.stderr)
+    return dataclasses.replace(settings, quality=choice.quality)
 
 
 def _resume(options: CompressOptions, archive: ar.Folder, settings: ar.Settings, model_file: bytes) -> CompressJob:
     """Takes up the plan of a killed job, if this is the same command."""
     job = resume(options.input, archive)
     planned = dataclasses.replace(job.settings, root=settings.root)
+    if settings.target is not None:
+        settings = dataclasses.replace(settings, quality=planned.quality)
     if planned != settings or ar.digest(model_file) != job.model_sha256:
         raise InputError(
             f"{options.archive}: its job has another model or other settings; give the killed command, with --resume"

@@ -25,6 +25,9 @@ class CompressOptions:
     overwrite: bool = False
     resume: bool = False
     retry_failed: bool = False
+    quality: int | None = None
+    target_bytes: float | None = None
+    target_psnr_db: float | None = None
     min_psnr_db: float | None = None
     verify: bool = True
     device: str = "auto"
@@ -57,6 +60,20 @@ def add_compress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-failed", action="store_true", help="try images again that failed before, though their files are unchanged"
     )
+    rate = parser.add_mutually_exclusive_group()
+    rate.add_argument(
+        "--quality",
+        type=int,
+        metavar="Q",
+        help="1 (smallest) to 8 (best); about 28, 30, 31, 33, 35, 37, 39, 40 dB (default: 5)",
+    )
+    rate.add_argument(
+        "--target-bytes",
+        type=float,
+        metavar="N",
+        help="the best quality within N bytes an image, all of the archive but the model",
+    )
+    rate.add_argument("--target-psnr", type=float, metavar="DB", help="the lowest quality that reaches a mean PSNR of DB")
     parser.add_argument(
         "--min-psnr", type=float, metavar="DB", help="store images that would come back worse than this losslessly as well"
     )
@@ -86,15 +103,18 @@ def compress_options(args: argparse.Namespace) -> CompressOptions:
     return CompressOptions(
         args.input,
         args.archive,
-        args.model,
-        args.root,
-        args.overwrite,
-        args.resume,
-        args.retry_failed,
-        args.min_psnr,
-        not args.no_verify,
-        args.device,
-        args.workers,
+        model=args.model,
+        root=args.root,
+        overwrite=args.overwrite,
+        resume=args.resume,
+        retry_failed=args.retry_failed,
+        quality=args.quality,
+        target_bytes=args.target_bytes,
+        target_psnr_db=args.target_psnr,
+        min_psnr_db=args.min_psnr,
+        verify=not args.no_verify,
+        device=args.device,
+        workers=args.workers,
     )
 
 

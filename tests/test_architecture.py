@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = [
     {"tsae.config", "tsae.errors", "tsae.paths", "tsae.progress"},
-    {"tsae.images", "tsae.metrics", "tsae.quantize", "tsae.signs", "tsae.sheet"},
-    {"tsae.archive", "tsae.inputs", "tsae.data", "pipelines.options", "pipelines.worker"},
-    {"tsae.model", "tsae.checkpoint", "tsae.zoo"},
-    {"tsae.codec", "tsae.reader"},
-    {"tsae.train", "tsae.jobs", "tsae.demo", "tsae.on_demand", "pipelines.transforms", "pipelines.engine", "pipelines.local"},
+    {"tsae.images", "tsae.metrics", "tsae.quantize", "tsae.entropy", "tsae.signs", "tsae.sheet"},
+    {"tsae.archive", "tsae.inputs", "tsae.data", "tsae.model_file", "tsae.latents", "pipelines.options", "pipelines.worker"},
+    {"tsae.model", "tsae.fixed_point", "tsae.checkpoint", "tsae.zoo"},
+    {"tsae.coding", "tsae.codec", "tsae.reader"},
+    {"tsae.training", "tsae.jobs", "tsae.demo", "tsae.on_demand", "pipelines.transforms", "pipelines.engine", "pipelines.local"},
     {"tsae.cli", "tsae.__main__", "pipelines.compress", "pipelines.decompress"},
 ]
 

@@ -1,70 +1,174 @@
-"""The model file: one safetensors file with weights, quantiser and a JSON header. Never pickle, so loading runs no code.
-
-Owns the layout of that file. Tensors are the network's own names below `network.`, plus `quantizer.scale` and
-`quantizer.offset` (float32 `[C]`). The metadata entry `tsae` is a JSON object with `format_version`, `name`,
-`architecture`, `preprocessing` and `training` (free-form facts for people).
-"""
+"""Models: the architectures, and what their files hold. The container of a file is `tsae.model_file`'s matter."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-import safetensors
-import safetensors.torch
 import torch
+from numpy.typing import NDArray
 
 from tsae.config import Preprocessing
+from tsae.entropy import GRID, Prior
 from tsae.errors import ModelError
-from tsae.model import NETWORKS, SeedAutoencoder
+from tsae.fixed_point import FixedPointTransform
+from tsae.model import SeedAutoencoder
+from tsae.model_file import Tensors, below, read_model_file, write_model_file
 from tsae.quantize import LatentQuantizer
 
-FORMAT_VERSION = 1
+PIXEL_LIMIT = 128
+"""Greatest magnitude of a pixel less 128."""
 
-HEADER_TYPES = {"name": str, "architecture": str, "preprocessing": dict, "training": dict}
-"""What the header holds beside the version, and as which JSON type."""
+LATENT_LIMIT = 4095
+"""Greatest magnitude of a dequantised latent of `tsae-1`."""
+
+PATCH = 48
+"""Values of a patch of 4x4 pixels."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SeedWeights:
+    """`seed-8x8x8`: floating-point networks, latents stored as 8-bit integers.
+
+    Attributes:
+        network: In evaluation mode, on the CPU.
+        quantizer: Fitted to the network's latents.
+    """
+
+    architecture: ClassVar[str] = "seed-8x8x8"
+    qualities: ClassVar[int] = 0
+
+    network: SeedAutoencoder
+    quantizer: LatentQuantizer
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """`[C, H, W]`."""
+        return self.network.latent_shape
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were learned."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    def to_tensors(self) -> Tensors:
+        """The network's tensors below `network.`, and `quantizer.scale` and `quantizer.offset`, float32 `[C]`."""
+        tensors = {f"network.{name}": t.detach().cpu().numpy() for name, t in self.network.state_dict().items()}
+        return {**tensors, "quantizer.scale": self.quantizer.scale, "quantizer.offset": self.quantizer.offset}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> SeedWeights:
+        """Reads `to_tensors`'s arrays.
+
+        Raises:
+            ValueError: if they do not fit.
+        """
+        network = SeedAutoencoder()
+        try:
+            network.load_state_dict({name: torch.from_numpy(t.copy()) for name, t in below(tensors, "network.").items()})
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"weights do not fit {cls.architecture}: {error}") from error
+        if not all(bool(torch.isfinite(t).all()) for t in network.state_dict().values()):
+            raise ValueError("weights that are not finite numbers")
+        try:
+            quantizer = LatentQuantizer(tensors["quantizer.scale"], tensors["quantizer.offset"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise ValueError(f"unusable quantiser ({error})") from error
+        if quantizer.scale.shape != network.latent_shape[:1]:
+            raise ValueError(f"{quantizer.scale.size} scales for {network.latent_shape[0]} channels")
+        return cls(network.eval(), quantizer)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LearnedWeights:
+    """`tsae-1`: networks in fixed point, entropy-coded latents, several qualities.
+
+    Attributes:
+        analysis: Patches of pixels less 128 to latents.
+        synthesis: Dequantised latents to patches of pixels less 128.
+        prior: Probabilities of the quantised latents.
+    """
+
+    architecture: ClassVar[str] = "tsae-1"
+
+    analysis: FixedPointTransform
+    synthesis: FixedPointTransform
+    prior: Prior
+
+    @property
+    def qualities(self) -> int:
+        """How many operating points there are."""
+        return self.prior.qualities
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """`[C, H, W]`."""
+        return (self.prior.channels, GRID, GRID)
+
+    @property
+    def parameters(self) -> int:
+        """How many integers there are, those of the tables included."""
+        return self.analysis.parameters + self.synthesis.parameters + sum(t.size for t in self.prior.to_tensors().values())
+
+    def to_tensors(self) -> Tensors:
+        """Integers below `analysis.`, `synthesis.` and `tables.`."""
+        parts: dict[str, FixedPointTransform | Prior]
+        parts = {"analysis": self.analysis, "synthesis": self.synthesis, "tables": self.prior}
+        return {f"{part}.{name}": t for part, owner in parts.items() for name, t in owner.to_tensors().items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> LearnedWeights:
+        """Reads `to_tensors`'s arrays.
+
+        Raises:
+            ValueError: if they do not fit.
+        """
+        analysis = FixedPointTransform.from_tensors(below(tensors, "analysis."), PIXEL_LIMIT)
+        synthesis = FixedPointTransform.from_tensors(below(tensors, "synthesis."), LATENT_LIMIT)
+        prior = Prior.from_tensors(below(tensors, "tables."))
+        shapes = (analysis.inputs, analysis.outputs, synthesis.inputs, synthesis.outputs)
+        if shapes != (PATCH, prior.channels, prior.channels, PATCH):
+            raise ValueError(f"networks {shapes} do not fit patches of {PATCH} and {prior.channels} channels")
+        if not {analysis.qualities, synthesis.qualities} <= {1, prior.qualities}:
+            raise ValueError(f"networks of {analysis.qualities} and {synthesis.qualities} qualities, not {prior.qualities}")
+        return cls(analysis, synthesis, prior)
+
+
+Weights = SeedWeights | LearnedWeights
+
+ARCHITECTURES: dict[str, type[SeedWeights] | type[LearnedWeights]] = {
+    weights.architecture: weights for weights in (SeedWeights, LearnedWeights)
+}
+"""Architecture name, as model files carry it, to what it is made of."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A network with all that turns its latents into bytes and back.
+    """All that turns images into bytes and back.
 
     Attributes:
-        name: What users call it, such as "seed-8x8x8".
-        network: In evaluation mode.
-        quantizer: Fitted to the network's latents.
+        name: What users call it, such as "tsae".
+        weights: Of one of the architectures.
         preprocessing: What images must go through first.
         training: How it was trained, for people; JSON values only.
     """
 
     name: str
-    network: SeedAutoencoder
-    quantizer: LatentQuantizer
+    weights: Weights
     preprocessing: Preprocessing = dataclasses.field(default_factory=Preprocessing)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def fingerprint(model_file: bytes) -> str:
-    """What binds an archive to its model: the SHA-256 of the model file, 64 hexadecimal digits."""
-    return hashlib.sha256(model_file).hexdigest()
-
-
 def model_to_bytes(model: Model) -> bytes:
     """The model file of `model`; equal models give equal bytes."""
-    architecture = next(name for name, network in NETWORKS.items() if type(model.network) is network)
     header = {
-        "format_version": FORMAT_VERSION,
         "name": model.name,
-        "architecture": architecture,
+        "architecture": model.weights.architecture,
         "preprocessing": model.preprocessing.to_json(),
         "training": model.training,
     }
-    tensors = {f"network.{name}": t.detach().cpu().contiguous() for name, t in model.network.state_dict().items()}
-    tensors["quantizer.scale"] = torch.from_numpy(model.quantizer.scale)
-    tensors["quantizer.offset"] = torch.from_numpy(model.quantizer.offset)
-    return safetensors.torch.save(tensors, {"tsae": json.dumps(header, sort_keys=True)})
+    return write_model_file(header, model.weights.to_tensors())
 
 
 def model_from_bytes(data: bytes, source: str) -> Model:
@@ -75,66 +179,18 @@ def model_from_bytes(data: bytes, source: str) -> Model:
         source: Its path, for messages.
 
     Returns:
-        The model, its network in evaluation mode on the CPU.
+        The model, on the CPU.
 
     Raises:
         ModelError: if the file is damaged, of a newer version, of an unknown architecture, or its tensors do not fit.
     """
-    try:
-        tensors = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{source}: damaged or no safetensors file ({reason}); fetch or train it again") from error
-    header = read_header(data, source)
-    network = _build(header, tensors, source)
-    try:
-        quantizer = LatentQuantizer(tensors["quantizer.scale"].numpy(), tensors["quantizer.offset"].numpy())
-    except (KeyError, ValueError, TypeError) as error:
-        raise ModelError(f"{source}: unusable quantiser ({error}); train the model again") from error
-    if quantizer.scale.shape != network.latent_shape[:1]:
-        raise ModelError(f"{source}: {quantizer.scale.size} scales for {network.latent_shape[0]} channels; train it again")
-    preprocessing = Preprocessing.from_json(header["preprocessing"])
-    return Model(header["name"], network, quantizer, preprocessing, header["training"])
-
-
-def read_header(data: bytes, source: str) -> dict[str, Any]:
-    """The JSON header of a model file.
-
-    Args:
-        data: The whole file, already known to be safetensors.
-        source: Its path, for messages.
-
-    Returns:
-        The object described at the top of this module.
-
-    Raises:
-        ModelError: if it is no tsae model, or of a newer version.
-    """
-    try:
-        size = int.from_bytes(data[:8], "little")
-        header: dict[str, Any] = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["tsae"])
-        version = header["format_version"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ModelError(f"{source}: safetensors, but no tsae model (no `tsae` header); name a model of tsae's") from error
-    if version != FORMAT_VERSION:
-        raise ModelError(f"{source}: model format {version}, this tsae reads {FORMAT_VERSION}; update tsae")
-    wrong = [name for name, kind in HEADER_TYPES.items() if not isinstance(header.get(name), kind)]
-    if wrong:
-        raise ModelError(f"{source}: header without a usable {', '.join(wrong)}; train the model again")
-    return header
-
-
-def _build(header: dict[str, Any], tensors: dict[str, torch.Tensor], source: str) -> SeedAutoencoder:
+    header, tensors = read_model_file(data, source)
     architecture = header["architecture"]
-    if architecture not in NETWORKS:
-        raise ModelError(f"{source}: unknown architecture {architecture!r}, known: {', '.join(NETWORKS)}; update tsae")
-    network = NETWORKS[architecture]()
-    state = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+    if architecture not in ARCHITECTURES:
+        raise ModelError(f"{source}: unknown architecture {architecture!r}, known: {', '.join(ARCHITECTURES)}; update tsae")
     try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
+        weights = ARCHITECTURES[architecture].from_tensors(tensors)
+    except ValueError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{source}: weights do not fit {architecture} ({reason}); train the model again") from error
-    if not all(bool(torch.isfinite(t).all()) for t in network.state_dict().values()):
-        raise ModelError(f"{source}: weights that are not finite numbers; train the model again")
-    return network.eval()
+        raise ModelError(f"{source}: {reason}; train the model again") from error
+    return Model(header["name"], weights, Preprocessing.from_json(header["preprocessing"]), header["training"])

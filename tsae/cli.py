@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -185,9 +186,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder of images, Parquet file with images, or folder with train.parquet")
     parser.add_argument("--out", required=True, metavar="MODEL", help="model file to write, ending in .safetensors")
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="architecture (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, metavar="N", help="default: 40")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="default: 64")
-    parser.add_argument("--learning-rate", type=float, metavar="RATE", help="default: 0.01")
+    parser.add_argument("--epochs", type=int, metavar="N", help="default: the model's, as the next two")
+    parser.add_argument("--batch-size", type=int, metavar="N")
+    parser.add_argument("--learning-rate", type=float, metavar="RATE")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     parser.add_argument("--resume", action="store_true", help="go on where a killed run of the same recipe ended")
@@ -195,13 +196,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace, flags: list[str]) -> int:
     from tsae.codec import choose_device
-    from tsae.train import TrainConfig, train
+    from tsae.training import default_config, train
 
     given = {name: getattr(args, name) for name in ("epochs", "batch_size", "learning_rate") if getattr(args, name) is not None}
-    config = TrainConfig(model=args.model, seed=args.seed, device=choose_device(args.device), **given)
+    config = dataclasses.replace(default_config(args.model), seed=args.seed, device=choose_device(args.device), **given)
     facts = train(args.data, args.out, config, resume=args.resume).training
-    quality = f"validation BCE {facts['valid_bce']:.5f}, PSNR {facts['valid_psnr_db']:.2f} dB"
-    print(f"{args.out}: {quality} on {facts['valid_images']} images")
+    print(f"{args.out}: validation loss {facts['valid_loss']:.5f} on {facts['valid_images']} images")
     return 0
 
 
@@ -322,7 +322,7 @@ def _describe(info: dict[str, Any]) -> str:
         "failures": f"{info['failures']:,}" + (f" (see {info['path']}/failures)" if info["failures"] else ""),
         "skipped": _count(info["skipped"], "other file"),
         "size": _describe_size(info),
-        "model": f"{info['model']} (sha256 {info['model_sha256'][:16]}...)",
+        "model": f"{info['model']}{_describe_operating_point(info)} (sha256 {info['model_sha256'][:16]}...)",
         "settings": ", ".join(f"{name} {value}" for name, value in info["preprocessing"].items()),
     }
     if info["images"]:
@@ -335,6 +335,12 @@ def _describe(info: dict[str, Any]) -> str:
 def _describe_size(info: dict[str, Any]) -> str:
     provenance = f" and {info['provenance_bytes']:,} that only a rerun needs" if info["provenance_bytes"] else ""
     return f"{info['archive_bytes']:,} bytes; beside them {info['model_bytes']:,} for the model{provenance}"
+
+
+def _describe_operating_point(info: dict[str, Any]) -> str:
+    if info["quality"] is None:
+        return ""
+    return f", quality {info['quality']}" + (f" for a target of {info['target']}" if info["target"] else "")
 
 
 def _describe_quality(info: dict[str, Any]) -> str:
@@ -353,7 +359,8 @@ def _models(args: argparse.Namespace, flags: list[str]) -> int:
         return 0
     for model in models:
         default = " (default)" if model["name"] == DEFAULT_MODEL else ""
-        print(f"{model['name']}{default}: latents {model['latents']}, {model['stream_bytes']} bytes an image, ", end="")
+        qualities = f"qualities 1 to {model['qualities']}" if model["qualities"] else "one quality"
+        print(f"{model['name']}{default}: latents {model['latents']}, {qualities}, ", end="")
         print(f"{model['parameters']:,} parameters, file of {model['model_bytes']:,} bytes, card {model['card']}")
     return 0
 

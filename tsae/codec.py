@@ -1,31 +1,21 @@
-"""Images to records' streams and back: the only place where networks, quantiser and byte streams meet.
-
-Networks run in micro-batches of one fixed size, the last one filled up, so that an image's latents depend neither on
-how many images came with it nor on which: float32 convolutions may differ in the last bit between batch sizes.
-What that does and does not promise is said, with figures, in `docs/FORMAT.md`.
-"""
+"""Images to records' streams and back: the only place where networks, quantiser and byte streams meet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from tsae.archive import Coding, Records, int8_latents, shown
-from tsae.checkpoint import Model, fingerprint, model_from_bytes
+from tsae.archive import Records, shown
+from tsae.checkpoint import LearnedWeights, Model, SeedWeights, model_from_bytes
+from tsae.coding.learned import LearnedCoding
+from tsae.coding.seed import SeedCoding
 from tsae.config import Preprocessing
 from tsae.errors import CorruptDataError, ImageError, InputError
 from tsae.images import decode_lossless
-from tsae.model import fold_batch_norm, to_network_input
-
-ANALYSIS_BATCH = {"cpu": 16, "cuda": 1024}
-"""Images per call when encoding: on a CPU, activations of 16 images stay in cache (fastest of 1 to 32 within noise)."""
-
-SYNTHESIS_BATCH = {"cpu": 2, "cuda": 1024}
-"""Images per call when decoding: 390 us an image for 2, 353 for 4, 364 for 16, and one alone waits for its whole batch."""
+from tsae.model_file import fingerprint
 
 
 def choose_device(wanted: str) -> str:
@@ -39,25 +29,39 @@ def choose_device(wanted: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
+class LatentCoding(Protocol):
+    """How one architecture turns images into streams and back."""
+
+    def encode(self, images: NDArray[np.uint8], quality: int | None) -> Records:
+        """Records of uint8 `[N, 32, 32, 3]` that have streams, codings and where need be lossless images."""
+
+    def decode(self, records: Records) -> NDArray[np.uint8]:
+        """Images uint8 `[N, 32, 32, 3]` from the streams of N records."""
+
+    def latents(self, records: Records) -> NDArray[np.int8] | NDArray[np.int16]:
+        """The integers that the streams of N records hold."""
+
+
 class Codec:
     """A model made ready to encode and decode on one device. Holds no state between calls; safe to share."""
 
     def __init__(self, model: Model, sha256: str, device: str = "cpu") -> None:
-        """Folds the batch normalisation and moves the network.
+        """Makes the networks ready.
 
         Args:
             model: As read from its file.
             sha256: Digest of that file.
             device: "cpu" or "cuda".
+
+        Raises:
+            ModelError: if the device does not compute as exactly as the model needs.
         """
         self.name = model.name
         self.sha256 = sha256
         self.preprocessing: Preprocessing = model.preprocessing
-        self.latent_shape = model.network.latent_shape
-        self.coding = Coding.LATENTS_INT8
-        self._quantizer = model.quantizer
-        self._device = device
-        self._network = fold_batch_norm(model.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.latent_shape = model.weights.latent_shape
+        self.qualities = model.weights.qualities
+        self._coding = _make_coding(model.weights, device)
 
     @classmethod
     def from_bytes(cls, model_file: bytes, source: str, device: str = "cpu") -> Codec:
@@ -68,35 +72,34 @@ class Codec:
         """
         return cls(model_from_bytes(model_file, source), fingerprint(model_file), device)
 
-    def encode(self, images: NDArray[np.uint8]) -> list[bytes]:
-        """Encodes images to streams of the codec's `coding`.
+    def encode(self, images: NDArray[np.uint8], quality: int | None = None) -> Records:
+        """Encodes images.
 
         Args:
             images: uint8 `[N, 32, 32, 3]`.
+            quality: 1 to `qualities`; None for a model that has none.
 
         Returns:
-            N streams.
+            N records without keys, sizes, labels and PSNR: `dataclasses.replace` fills them in.
+
+        Raises:
+            InputError: if the model has no such quality.
         """
-        return [latents.tobytes() for latents in self.encode_latents(images)]
+        return self._coding.encode(images, check_quality(quality, self.qualities, self.name))
 
-    def encode_latents(self, images: NDArray[np.uint8]) -> NDArray[np.int8]:
-        """Encodes images, uint8 `[N, 32, 32, 3]`, to integers, int8 `[N, C, H, W]`."""
-        y = self._run(self._network.analysis, to_network_input(images), ANALYSIS_BATCH[self._device])
-        return self._quantizer.quantize(y)
-
-    def latents(self, records: Records) -> NDArray[np.int8]:
-        """The integers that streams hold.
+    def latents(self, records: Records) -> NDArray[np.int8] | NDArray[np.int16]:
+        """The integers that streams hold; see `tsae.latents.stored_latents`.
 
         Args:
             records: N of them.
 
         Returns:
-            int8 `[N, C, H, W]`.
+            int8 or int16 `[N, C, H, W]`.
 
         Raises:
-            CorruptDataError: if a coding is unknown or a stream has the wrong length; the message names the key.
+            CorruptDataError: if a coding is unknown or a stream damaged; the message names the key.
         """
-        return int8_latents(records, self.latent_shape)
+        return self._coding.latents(records)
 
     def decode(self, records: Records) -> NDArray[np.uint8]:
         """Decodes records to images; those that are stored losslessly as well come back exactly.
@@ -110,36 +113,44 @@ class Codec:
         Raises:
             CorruptDataError: as `latents`, or if a lossless image is not one.
         """
-        images = self.decode_latents(self.latents(records))
+        images = self.decode_streams(records)
         for row, (key, lossless) in enumerate(zip(records.keys, records.lossless, strict=True)):
             if lossless is not None:
                 images[row] = _decode_lossless(key, lossless)
         return images
 
-    def decode_latents(self, latents: NDArray[np.int8]) -> NDArray[np.uint8]:
-        """Decodes integers to images.
+    def decode_streams(self, records: Records) -> NDArray[np.uint8]:
+        """Decodes what is lossy of records, whether or not a lossless image is there.
 
-        Args:
-            latents: int8 `[N, C, H, W]`.
-
-        Returns:
-            uint8 `[N, 32, 32, 3]`.
+        Raises:
+            CorruptDataError: as `latents`.
         """
-        y_hat = self._quantizer.dequantize(latents)
-        x_hat = self._run(self._network.synthesis, y_hat, SYNTHESIS_BATCH[self._device])
-        pixels: NDArray[np.uint8] = np.rint(x_hat * np.float32(255)).astype(np.uint8)
-        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+        return self._coding.decode(records)
 
-    @torch.inference_mode()
-    def _run(self, function: Callable[[Tensor], Tensor], inputs: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-        """Maps float32 `[N, C, H, W]` through a network, in micro-batches of one size."""
-        outputs = []
-        for start in range(0, len(inputs), size):
-            part = inputs[start : start + size]
-            filled = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.float32)])
-            batch = torch.from_numpy(filled).to(self._device).contiguous(memory_format=torch.channels_last)
-            outputs.append(function(batch)[: len(part)].contiguous().cpu().numpy())
-        return np.concatenate(outputs) if outputs else function(torch.zeros(1, *inputs.shape[1:]))[:0].cpu().numpy()
+
+def _make_coding(weights: SeedWeights | LearnedWeights, device: str) -> LatentCoding:
+    return SeedCoding(weights, device) if isinstance(weights, SeedWeights) else LearnedCoding(weights, device)
+
+
+def check_quality(quality: int | None, qualities: int, model: str) -> int | None:
+    """A quality that a model has: the one that is asked for, else its default, else None.
+
+    Raises:
+        InputError: if it has no such quality.
+    """
+    if not qualities:
+        if quality is not None:
+            raise InputError(f"quality {quality}: model {model} has none; leave it out, or choose the model tsae")
+        return None
+    if quality is None:
+        return min(DEFAULT_QUALITY, qualities)
+    if not 1 <= quality <= qualities:
+        raise InputError(f"quality {quality}: model {model} has 1 to {qualities}; choose one of them")
+    return quality
+
+
+DEFAULT_QUALITY = 5
+"""About 35 dB on GTSRB: what is readable in the original is readable in what comes back."""
 
 
 def _decode_lossless(key: str, file: bytes) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ IMAGE_SIZE_PX = 32
 RAW_BYTES = IMAGE_SIZE_PX * IMAGE_SIZE_PX * 3
 """Bytes of one resized image as plain RGB: what ratios are measured against."""
 
-DEFAULT_MODEL = "seed-8x8x8"
+DEFAULT_MODEL = "tsae"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tsae import paths
-from tsae.archive import FILE_NAME, MANIFEST_FILE, PROVENANCE_FOLDER, ArchiveFiles, Failure, Manifest, Records, int8_latents
+from tsae.archive import FILE_NAME, MANIFEST_FILE, PROVENANCE_FOLDER, ArchiveFiles, Failure, Manifest, Records
 from tsae.config import IMAGE_SIZE_PX, RAW_BYTES
+from tsae.entropy import EntropyCoder
 from tsae.errors import FormatError
+from tsae.latents import load_entropy_coder, stored_latents
 
 if TYPE_CHECKING:
     from tsae.codec import Codec
@@ -44,6 +46,7 @@ class Archive:
         self._files = ArchiveFiles(paths.absolute(path), manifest_text)
         self.path = path
         self._codec: Codec | None = None
+        self._entropy_coder: EntropyCoder | None = None
         self._codec_lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -95,14 +98,23 @@ class Archive:
         """
         return self._decode(self._files.records(keys))
 
-    def latents(self, keys: Iterable[str]) -> NDArray[np.int8]:
-        """The stored integers of some keys, int8 `[N, C, H, W]`, in the order asked for. Needs no torch.
+    def latents(self, keys: Iterable[str]) -> NDArray[np.int8] | NDArray[np.int16]:
+        """The stored integers of some keys, `[N, C, H, W]`, in the order asked for. Needs no torch.
+
+        They are int8 for `seed-8x8x8`, as stored; int16 for `tsae`, on one scale for all qualities: see `docs/FORMAT.md`.
 
         Raises:
             KeyError: if there is no such key.
             TsaeError: if what is needed is damaged, or of a coding that this version does not know.
         """
-        return int8_latents(self._files.records(keys), self.manifest.latent_shape)
+        return stored_latents(self._files.records(keys), self.manifest.latent_shape, self._load_entropy_coder)
+
+    def _load_entropy_coder(self) -> EntropyCoder:
+        with self._codec_lock:
+            if self._entropy_coder is None:
+                source = f"{self.path}/{self.manifest.model_file}"
+                self._entropy_coder = load_entropy_coder(self._files.model_file(), source)
+            return self._entropy_coder
 
     def to_table(self) -> pa.Table:
         """All records, in the order of positions, as a table of the shards' columns; each record's checksum holds.
@@ -183,6 +195,8 @@ class Archive:
             "model": manifest.model,
             "model_sha256": manifest.model_sha256,
             "preprocessing": manifest.preprocessing,
+            "quality": manifest.settings.quality,
+            "target": manifest.settings.target,
             "min_psnr_db": manifest.settings.min_psnr_db,
             "created_by": manifest.created_by,
             "images": counts.images,
@@ -207,7 +221,7 @@ class Archive:
     def close(self) -> None:
         """Forgets what was read; the archive can still be used. No file is open between reads."""
         self._files = ArchiveFiles(self._files.folder.path, self._files.manifest_text)
-        self._codec = None
+        self._codec = self._entropy_coder = None
 
     def __enter__(self) -> Archive:
         """Returns itself."""

@@ -7,8 +7,9 @@ import hashlib
 from importlib import resources
 
 from tsae import paths
-from tsae.checkpoint import fingerprint, model_from_bytes
+from tsae.checkpoint import model_from_bytes
 from tsae.errors import ModelError
+from tsae.model_file import fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,11 @@ class ZooEntry:
 
 
 ZOO = {
+    "tsae": ZooEntry(
+        "tsae.safetensors",
+        "64af4cc0de31ad528508a2a02d78a5234ef96d2550a3676b31206e9c501321b4",
+        "tsae.md",
+    ),
     "seed-8x8x8": ZooEntry(
         "seed-8x8x8.safetensors",
         "290e7f15eb2d409cb6c64706a97c36d786f0d1dbf1b46c09bc88df914a886d6d",
@@ -71,12 +77,12 @@ def describe_models() -> list[dict[str, object]]:
 
 def _describe(name: str, data: bytes) -> dict[str, object]:
     model = model_from_bytes(data, ZOO[name].file)
-    channels, height, width = model.network.latent_shape
+    channels, height, width = model.weights.latent_shape
     return {
         "name": name,
         "latents": f"{height}x{width}x{channels}",
-        "stream_bytes": channels * height * width,
-        "parameters": sum(p.numel() for p in model.network.parameters()),
+        "qualities": model.weights.qualities,
+        "parameters": model.weights.parameters,
         "model_bytes": len(data),
         "sha256": fingerprint(data),
         "card": f"tsae/weights/{ZOO[name].card}",

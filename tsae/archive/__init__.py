@@ -44,9 +44,11 @@ from tsae.archive.provenance import Origin as Origin
 from tsae.archive.provenance import provenance_from_bytes as provenance_from_bytes
 from tsae.archive.provenance import provenance_to_bytes as provenance_to_bytes
 from tsae.archive.provenance import read_origins as read_origins
+from tsae.archive.records import ENTROPY_CODED as ENTROPY_CODED
 from tsae.archive.records import EXACT_PSNR_DB as EXACT_PSNR_DB
 from tsae.archive.records import Coding as Coding
 from tsae.archive.records import Records as Records
+from tsae.archive.records import bare_records as bare_records
 from tsae.archive.records import check_key as check_key
 from tsae.archive.records import concatenate as concatenate
 from tsae.archive.records import int8_latents as int8_latents

@@ -92,12 +92,16 @@ class Settings:
         root: Folder that keys are relative to.
         verify: Whether each image was decoded and measured.
         min_psnr_db: PSNR below which an image is stored losslessly as well; None is never.
+        quality: Operating point of the model; None for a model that has none.
+        target: What the quality was chosen for, such as "120 bytes" or "34 dB"; None where it was given.
     """
 
     source: str
     root: str
     verify: bool
     min_psnr_db: float | None
+    quality: int | None = None
+    target: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,8 +237,10 @@ def _known(kind: Any, fields: dict[str, Any]) -> dict[str, Any]:
 
 def _is_of_type(value: Any, annotation: str) -> bool:
     """Whether a value from JSON is what a field's annotation says; numbers are finite, integers not negative."""
-    if annotation == "float | None":
-        return value is None or (type(value) in (int, float) and math.isfinite(value))
+    if annotation.endswith(" | None"):
+        return value is None or _is_of_type(value, annotation.removesuffix(" | None"))
+    if annotation == "float":
+        return type(value) in (int, float) and math.isfinite(value)
     if annotation == "int":
         return type(value) is int and 0 <= value < 2**63
     return annotation not in JSON_TYPES or type(value) is JSON_TYPES[annotation]

@@ -26,6 +26,10 @@ class Coding(enum.IntEnum):
     """Quantised latents as they are: int8, C order `[C, H, W]`."""
 
 
+ENTROPY_CODED = range(2, 34)
+"""Codings of entropy-coded latents: 2 at quality 1, 3 at quality 2, and so on; the model says how many there are."""
+
+
 RECORD_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -174,6 +178,19 @@ def int8_latents(records: Records, latent_shape: Sequence[int]) -> NDArray[np.in
                 f"{int(Coding.LATENTS_INT8)} with {size_bytes}; restore the file or update tsae"
             )
     return np.frombuffer(b"".join(records.streams), np.int8).reshape(len(records), *latent_shape)
+
+
+def bare_records(streams: Sequence[bytes], codings: NDArray[np.uint8], lossless: Sequence[bytes | None]) -> Records:
+    """Records of coded images of which nothing else is known yet: their keys are their numbers.
+
+    Args:
+        streams: N of them.
+        codings: uint8 `[N]`.
+        lossless: N files, or None.
+    """
+    n = len(streams)
+    sizes, psnrs_db = np.zeros(n, np.uint32), np.full(n, np.nan, np.float32)
+    return Records([str(i) for i in range(n)], sizes, sizes, [None] * n, psnrs_db, codings, list(streams), list(lossless))
 
 
 def concatenate(parts: Sequence[Records]) -> Records:

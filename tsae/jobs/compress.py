@@ -134,22 +134,33 @@ def encode_images(images: TaskImages, job: CompressJob) -> EncodedTask:
         Their records, in the same order, and the failures unchanged.
     """
     codec = load_codec(job)
-    streams: list[bytes] = []
-    psnrs_db = np.full(len(images.keys), np.nan, np.float32)
+    parts = []
     for start in range(0, len(images.keys), CHUNK_IMAGES):
-        chunk = images.images[start : start + CHUNK_IMAGES]
-        latents = codec.encode_latents(chunk)
-        streams += [one.tobytes() for one in latents]
-        if job.settings.verify:
-            psnrs_db[start : start + CHUNK_IMAGES] = ar.stored_psnr_db(psnr_db(chunk, codec.decode_latents(latents)))
-        _count(job, len(chunk))
+        parts.append(encode_chunk(images.images[start : start + CHUNK_IMAGES], codec, job.settings))
+        _count(job, len(parts[-1].streams))
     _count(job, len(images.failures))
-    floor_db = -math.inf if job.settings.min_psnr_db is None else job.settings.min_psnr_db
-    lossless = [encode_lossless(x) if psnr < floor_db else None for x, psnr in zip(images.images, psnrs_db, strict=True)]
-    codings = np.full(len(streams), int(codec.coding), np.uint8)
+    coded = ar.concatenate(parts)
     widths, heights = images.sizes_px.T
-    records = ar.Records(images.keys, widths, heights, images.labels, psnrs_db, codings, streams, lossless)
+    records = dataclasses.replace(coded, keys=images.keys, widths=widths, heights=heights, labels=images.labels)
     return EncodedTask(images.task, records, dict(zip(images.keys, images.origins, strict=True)), images.failures)
+
+
+def encode_chunk(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings) -> ar.Records:
+    """Encodes images as the settings say; keys, sizes and labels are still to be filled in.
+
+    Args:
+        images: uint8 `[N, 32, 32, 3]`.
+        codec: The model.
+        settings: Of the job.
+    """
+    records = codec.encode(images, settings.quality)
+    if settings.verify:
+        psnrs_db = ar.stored_psnr_db(psnr_db(images, codec.decode_streams(records)))
+        records = dataclasses.replace(records, psnrs_db=psnrs_db)
+    floor_db = -math.inf if settings.min_psnr_db is None else settings.min_psnr_db
+    rows = zip(images, records.psnrs_db, records.lossless, strict=True)
+    lossless = [encode_lossless(x) if file is None and psnr < floor_db else file for x, psnr, file in rows]
+    return dataclasses.replace(records, lossless=lossless)
 
 
 def _count(job: CompressJob, images: int) -> None:

@@ -336,7 +336,7 @@ def _manifest_of(model: bytes) -> ar.Manifest:
         model_file=ar.MODEL_FILE,
         model_bytes=len(model),
         model_sha256=ar.digest(model),
-        latent_shape=read.network.latent_shape,
+        latent_shape=read.weights.latent_shape,
         preprocessing=read.preprocessing.to_json(),
         settings=ar.Settings(source="", root="", verify=False, min_psnr_db=None),
         created_by="",

@@ -1,0 +1,1 @@
+"""How each architecture turns images into streams and back: `seed` in floating point, `learned` in integers."""

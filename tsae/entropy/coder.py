@@ -1,0 +1,108 @@
+"""Batches of symbols to streams and back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsae.entropy.kernels import (
+    GRID,
+    LATENT_LIMIT,
+    STEP_SHIFT,
+    STEP_UNITS,
+    STREAM_BYTES_A_SYMBOL,
+    SYMBOL_LIMIT,
+    code_images,
+)
+from tsae.entropy.prior import Prior
+from tsae.errors import CorruptDataError
+
+QUANTIZE_SHIFT = 18
+"""Latents have 6 fractional bits, gains 12."""
+
+
+class EntropyCoder:
+    """Codes symbols under a prior. Holds no state between calls; safe to share between threads."""
+
+    def __init__(self, prior: Prior) -> None:
+        """Takes the tables.
+
+        Args:
+            prior: Of the model.
+        """
+        self.prior = prior
+        self._arrays = prior.arrays()
+
+    def encode(self, symbols: NDArray[np.int16], quality: int) -> list[bytes]:
+        """Codes each image by itself.
+
+        Args:
+            symbols: int16 `[N, C, 8, 8]`, within +-1023; 0 in channels that are not active at this quality.
+            quality: 1 to the number of qualities.
+
+        Returns:
+            N streams.
+        """
+        if not 1 <= quality <= self.prior.qualities or symbols.shape[1:] != (self.prior.channels, GRID, GRID):
+            raise ValueError(f"symbols {symbols.shape} of quality {quality}")
+        shape = (len(symbols), self.prior.channels, GRID * GRID)
+        streams = np.empty(symbols.size * STREAM_BYTES_A_SYMBOL, np.uint8)
+        ends = np.full(len(symbols) + 1, len(streams), np.int64)
+        row = code_images(self._arrays, np.full(len(symbols), quality - 1), True, symbols.copy().reshape(shape), streams, ends)
+        if row < len(symbols):
+            raise ValueError(f"image {row} has a symbol beyond +-{SYMBOL_LIMIT}")
+        return [streams[start:end].tobytes() for start, end in itertools.pairwise(ends.tolist())]
+
+    def decode(self, streams: Sequence[bytes], qualities: Sequence[int]) -> NDArray[np.int16]:
+        """The symbols that streams hold.
+
+        Args:
+            streams: N of them.
+            qualities: The quality of each.
+
+        Returns:
+            int16 `[N, C, 8, 8]`.
+
+        Raises:
+            CorruptDataError: if one is no stream of its quality; its `args[1]` is the stream's number.
+        """
+        rows = np.array(qualities, np.int64) - 1
+        unknown = np.flatnonzero((rows < 0) | (rows >= self.prior.qualities))
+        if len(unknown):
+            row = int(unknown[0])
+            raise CorruptDataError(f"stream {row} has quality {qualities[row]}, not 1 to {self.prior.qualities}", row)
+        symbols = np.empty((len(streams), self.prior.channels, GRID * GRID), np.int16)
+        ends = np.cumsum([0, *map(len, streams)])
+        # A copy that can be written to: for numba, what is read-only is another type, and compiled anew.
+        row = code_images(self._arrays, rows, False, symbols, np.frombuffer(bytearray().join(streams), np.uint8), ends)
+        if row < len(streams):
+            raise CorruptDataError(f"stream {row} is no stream of quality {qualities[row]}", row)
+        return symbols.reshape(len(streams), self.prior.channels, GRID, GRID)
+
+    def dequantize(self, symbols: NDArray[np.int16], qualities: Sequence[int]) -> NDArray[np.int16]:
+        """The latents that symbols stand for, on one scale for all qualities.
+
+        Args:
+            symbols: int16 `[N, C, 8, 8]`.
+            qualities: The quality of each image.
+
+        Returns:
+            int16 `[N, C, 8, 8]`, within +-4095.
+        """
+        steps = self.prior.step[np.asarray(qualities, np.intp) - 1][:, :, None, None]
+        latents = (symbols.astype(np.int64) * steps + STEP_UNITS // 2) >> STEP_SHIFT
+        return np.clip(latents, -LATENT_LIMIT, LATENT_LIMIT).astype(np.int16)
+
+    def quantize(self, y: NDArray[np.int32], quality: int) -> NDArray[np.int16]:
+        """The nearest symbols of latents; 0 where a channel is not active.
+
+        Args:
+            y: int32 `[N, C, 8, 8]`, in units of dequantised latents, within +-2^20.
+            quality: 1 to the number of qualities.
+        """
+        gain = (self.prior.gain[quality - 1] * self.prior.active[quality - 1]).astype(np.int64)[:, None, None]
+        symbols = (y * gain + (1 << (QUANTIZE_SHIFT - 1))) >> QUANTIZE_SHIFT
+        return np.clip(symbols, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int16)

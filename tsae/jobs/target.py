@@ -1,0 +1,129 @@
+"""Choosing the quality that reaches a target, from a sample of the input."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsae.codec import Codec
+from tsae.errors import ImageError, InputError
+from tsae.images import decode_image, resize
+from tsae.inputs import Listing, map_inputs, read_input
+from tsae.metrics import psnr_db
+
+SAMPLE_IMAGES = 512
+"""Images that are tried; their mean bytes are within about 2 % of all images' then."""
+
+RECORD_BYTES, SHARD_BYTES, ARCHIVE_BYTES = 14.5, 3000, 4500
+"""What an archive costs beside streams and keys' text: by image, by shard of at most 4,096 images, and once. Upper figures
+of what `benchmarks/overhead.py` shows, since a target is not to be exceeded."""
+
+SHARD_IMAGES = 4096
+
+SIGMAS = 2.5
+"""Standard errors of the sample's mean that are kept in reserve."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What an archive is to reach.
+
+    Attributes:
+        bytes_per_image: Most bytes of the archive an image, all but the model; or None.
+        psnr_db: Least mean PSNR; or None.
+    """
+
+    bytes_per_image: float | None = None
+    psnr_db: float | None = None
+
+    def __str__(self) -> str:
+        """As the manifest has it."""
+        return f"{self.bytes_per_image:g} bytes" if self.bytes_per_image is not None else f"{self.psnr_db:g} dB"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A quality, and what it is expected to give.
+
+    Attributes:
+        quality: 1 to the model's number of qualities.
+        bytes_per_image: Of the archive, all but the model.
+        psnr_db: Mean.
+        images: Size of the sample.
+    """
+
+    quality: int
+    bytes_per_image: float
+    psnr_db: float
+    images: int
+
+    def __str__(self) -> str:
+        """For people."""
+        expected = f"about {self.bytes_per_image:.0f} bytes an image and {self.psnr_db:.1f} dB"
+        return f"quality {self.quality}, {expected} by a sample of {self.images} images"
+
+
+def choose_quality(listing: Listing, codec: Codec, target: Target) -> Choice:
+    """The best quality within a number of bytes, or the lowest one that reaches a PSNR.
+
+    Args:
+        listing: The input.
+        codec: A model with qualities.
+        target: What is to be reached.
+
+    Raises:
+        InputError: if no quality reaches it, the model has none, or no image of the sample can be read.
+    """
+    if not codec.qualities:
+        raise InputError(f"target of {target}: model {codec.name} has no qualities to choose from; leave it out, or use tsae")
+    images = read_sample(listing)
+    choices = [_try(images, codec, quality, listing) for quality in range(1, codec.qualities + 1)]
+    if target.bytes_per_image is not None:
+        good = [choice for choice, most in choices if most <= target.bytes_per_image]
+        chosen, nearest = (good[-1] if good else None), choices[0][0]
+    else:
+        good = [choice for choice, _ in choices if choice.psnr_db >= (target.psnr_db or 0)]
+        chosen, nearest = (good[0] if good else None), choices[-1][0]
+    if chosen is None:
+        raise InputError(f"target of {target}: not to be had here; the nearest is {nearest}; choose another target")
+    return chosen
+
+
+def read_sample(listing: Listing) -> NDArray[np.uint8]:
+    """Up to `SAMPLE_IMAGES` images, evenly from the whole list, uint8 `[N, 32, 32, 3]`; what cannot be read is passed over.
+
+    Raises:
+        InputError: if none can be read.
+    """
+    count = min(len(listing.keys), SAMPLE_IMAGES)
+    keys = [listing.keys[i * len(listing.keys) // count] for i in range(count)]
+    found = [image for image in map_inputs(lambda key: _read(listing.root, key), keys, listing.root) if image is not None]
+    if not found:
+        raise InputError(f"{listing.root}: none of {count} images could be read, to choose a quality; give one with --quality")
+    return np.stack(found)
+
+
+def _read(root: str, key: str) -> NDArray[np.uint8] | None:
+    try:
+        return resize(decode_image(read_input(root, key)[0]))
+    except ImageError:
+        return None
+
+
+def _try(images: NDArray[np.uint8], codec: Codec, quality: int, listing: Listing) -> tuple[Choice, float]:
+    """What a quality gives, and the most bytes an image that must be reckoned with."""
+    records = codec.encode(images, quality)
+    sizes = np.array([len(s) + len(file or b"") for s, file in zip(records.streams, records.lossless, strict=True)])
+    beside = overhead_bytes(listing)
+    error = sizes.std() / np.sqrt(len(sizes)) * np.sqrt(max(0.0, 1 - len(sizes) / len(listing.keys)))
+    psnrs_db = np.minimum(psnr_db(images, codec.decode_streams(records)), 100.0)
+    choice = Choice(quality, float(sizes.mean()) + beside, float(psnrs_db.mean()), len(images))
+    return choice, float(sizes.mean() + SIGMAS * error) + beside
+
+
+def overhead_bytes(listing: Listing) -> float:
+    """Bytes an image that an archive of these inputs has beside its streams, at most; labels not counted."""
+    images = max(1, len(listing.keys))
+    return RECORD_BYTES + (ARCHIVE_BYTES + SHARD_BYTES * -(-images // SHARD_IMAGES)) / images

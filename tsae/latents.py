@@ -1,0 +1,97 @@
+"""The integers that records hold, whatever their coding. Needs no torch: models can be trained on them as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsae.archive import ENTROPY_CODED, Coding, Records, int8_latents, shown
+from tsae.entropy import EntropyCoder, Prior
+from tsae.errors import CorruptDataError, ModelError
+from tsae.model_file import below, read_model_file
+
+
+def load_entropy_coder(model_file: bytes, source: str) -> EntropyCoder:
+    """The entropy coder of a model.
+
+    Args:
+        model_file: The whole file.
+        source: Its path, for messages.
+
+    Raises:
+        ModelError: if the file is damaged or has no tables.
+    """
+    _, tensors = read_model_file(model_file, source)
+    try:
+        return EntropyCoder(Prior.from_tensors(below(tensors, "tables.")))
+    except ValueError as error:
+        raise ModelError(f"{source}: unusable tables ({error}); restore the file or train the model again") from error
+
+
+def coding_of(quality: int | None) -> int:
+    """The coding of entropy-coded latents at a quality, or of plain ones where a model has no qualities."""
+    return int(Coding.LATENTS_INT8) if quality is None else ENTROPY_CODED.start + quality - 1
+
+
+def stored_latents(
+    records: Records, latent_shape: Sequence[int], load_coder: Callable[[], EntropyCoder]
+) -> NDArray[np.int8] | NDArray[np.int16]:
+    """The integers that models train on: plain ones as they are, entropy-coded ones on one scale for all qualities.
+
+    Args:
+        records: N of them, of one model.
+        latent_shape: `[C, H, W]` of one image, from the manifest or the model.
+        load_coder: Gives the model's entropy coder; called only where one is needed.
+
+    Returns:
+        int8 `[N, C, H, W]` for `seed-8x8x8`, int16 for `tsae`.
+
+    Raises:
+        CorruptDataError: if a coding is unknown or a stream damaged; the message names the key.
+        ModelError: if there is no entropy coder.
+    """
+    if not is_entropy_coded(records):
+        return int8_latents(records, latent_shape)
+    coder = load_coder()
+    if (coder.prior.channels, *latent_shape[1:]) != tuple(latent_shape):
+        raise ModelError(
+            f"latents {tuple(latent_shape)}, but the model has {coder.prior.channels} channels; restore the archive"
+        )
+    symbols, qualities = decode_symbols(records, coder)
+    return coder.dequantize(symbols, qualities.tolist())
+
+
+def is_entropy_coded(records: Records) -> bool:
+    """Whether any of the records needs an entropy coder."""
+    return bool(len(records)) and bool(np.isin(records.codings, ENTROPY_CODED).any())
+
+
+def decode_symbols(records: Records, coder: EntropyCoder) -> tuple[NDArray[np.int16], NDArray[np.intp]]:
+    """Symbols and quality of each record.
+
+    Args:
+        records: N of them.
+        coder: The model's.
+
+    Returns:
+        int16 `[N, C, 8, 8]`, and intp `[N]`.
+
+    Raises:
+        CorruptDataError: if a coding is unknown or a stream damaged; the message names the key.
+    """
+    qualities = records.codings.astype(np.intp) - ENTROPY_CODED.start + 1
+    unknown = np.flatnonzero((qualities < 1) | (qualities > coder.prior.qualities))
+    if len(unknown):
+        row = int(unknown[0])
+        raise CorruptDataError(
+            f"{shown(records.keys[row])}: coding {records.codings[row]}, this model decodes {ENTROPY_CODED.start} to "
+            f"{coding_of(coder.prior.qualities)}; restore the file or update tsae"
+        )
+    try:
+        return coder.decode(records.streams, qualities.tolist()), qualities
+    except CorruptDataError as error:
+        key: Any = records.keys[error.args[1]]
+        raise CorruptDataError(f"{shown(key)}: its stream is damaged or of another model; restore the file") from error

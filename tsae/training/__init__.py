@@ -1,0 +1,44 @@
+"""Training of the models: seeded, resumable, logged.
+
+`run.py` owns what every run has in common; `seed.py` and `learned.py` the two recipes; `variable_rate.py` the network that
+`learned.py` trains, and `export.py` how it becomes integers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tsae.checkpoint import Model
+from tsae.errors import InputError
+from tsae.training.config import TrainConfig as TrainConfig
+from tsae.training.learned import LearnedRecipe
+from tsae.training.run import Build, run
+from tsae.training.seed import SeedRecipe
+
+RECIPES: dict[str, tuple[Build, TrainConfig]] = {
+    "seed-8x8x8": (SeedRecipe, TrainConfig("seed-8x8x8", epochs=40, batch_size=64, learning_rate=1e-2)),
+    "tsae": (LearnedRecipe, TrainConfig("tsae", epochs=30, batch_size=32, learning_rate=4e-3)),
+}
+"""Name of each model to its recipe, and the numbers that its packaged weights were trained with."""
+
+
+def default_config(model: str) -> TrainConfig:
+    """The numbers of a model's recipe.
+
+    Raises:
+        InputError: if there is no such model.
+    """
+    if model not in RECIPES:
+        raise InputError(f"model {model!r}: no such recipe; choose one of {', '.join(RECIPES)}")
+    return RECIPES[model][1]
+
+
+def train(data: str | Path, out: str | Path, config: TrainConfig, *, resume: bool = False) -> Model:
+    """Trains a model and writes it; see `tsae.training.run.run`.
+
+    Raises:
+        InputError: if the data or the output cannot be used, or the training fails.
+        ModelError: if there is an unusable resume file.
+    """
+    default_config(config.model)
+    return run(data, out, config, RECIPES[config.model][0], resume=resume)

@@ -1,0 +1,45 @@
+"""The numbers of a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from tsae.errors import InputError
+
+SEEDS = 2**63
+"""How many there are: what torch and numpy both take."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The recipe; with the data it determines the weights.
+
+    Attributes:
+        model: Name of the model, also of its architecture.
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        learning_rate: The highest rate of Adam.
+        seed: Of the initial weights and of the order of the images; 0 to 2^63 - 1.
+        device: "cpu" or "cuda".
+    """
+
+    model: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            InputError: if one is out of range.
+        """
+        if min(self.epochs, self.batch_size) < 1:
+            raise InputError(f"epochs {self.epochs}, batch size {self.batch_size}: both must be at least 1")
+        if not 0 <= self.seed < SEEDS:
+            raise InputError(f"seed {self.seed}: outside 0 to {SEEDS - 1}; choose one within")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise InputError(f"learning rate {self.learning_rate}: not a number above 0; leave it out for the model's own")

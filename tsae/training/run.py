@@ -1,0 +1,298 @@
+"""A training run: epochs, log, resume file and plot, the same for every recipe.
+
+Beside the model `NAME.safetensors` it writes `NAME.log.jsonl` (one JSON object an epoch), `NAME.loss.png`, and while it
+runs `NAME.resume.safetensors`, from which a killed run goes on and ends, on the CPU, with the very same weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tsae import paths
+from tsae.checkpoint import Model, model_to_bytes
+from tsae.data import ImageSet, load_images, split_images
+from tsae.errors import InputError, ModelError
+from tsae.progress import Progress
+from tsae.training.config import TrainConfig
+
+MODEL_ENDING = ".safetensors"
+
+PROGRESS_STEPS = 50
+"""Steps between two signs of progress: reading the loss makes a GPU wait."""
+
+
+class Recipe(Protocol):
+    """How one kind of model is trained."""
+
+    config: TrainConfig
+    optimizers: list[torch.optim.Optimizer]
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The networks that change, by name; the one named last is what is kept."""
+
+    def step(self, images: Tensor, number: int, steps: int) -> Tensor:
+        """One step of descent on uint8 `[B, 32, 32, 3]`, step `number` of `steps`; returns the mean loss."""
+
+    def evaluate(self, images: NDArray[np.uint8]) -> dict[str, float]:
+        """Figures on uint8 `[N, 32, 32, 3]`; `loss` chooses the epoch whose weights are kept."""
+
+    def finish(self, training: ImageSet, facts: dict[str, Any]) -> Model:
+        """The model, of the weights that are in the network now."""
+
+
+Build = Callable[[TrainConfig, NDArray[np.uint8]], Recipe]
+"""Makes a recipe from its numbers and the images to train on, uint8 `[N, 32, 32, 3]`."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Progress:
+    """What a run carries from one epoch to the next, beside the recipe's own state."""
+
+    epoch: int = 0
+    best_loss: float = float("inf")
+    best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+
+def run(data: str | Path, out: str | Path, config: TrainConfig, build: Build, *, resume: bool = False) -> Model:
+    """Trains a model and writes it.
+
+    Args:
+        data: See `tsae.data.load_images`.
+        out: The model file to write, ending in `.safetensors`.
+        config: The recipe's numbers.
+        build: Makes the recipe.
+        resume: Whether to go on from the resume file of a killed run, if there is one.
+
+    Returns:
+        The model, with the weights that did best on the validation images.
+
+    Raises:
+        InputError: if the data or the output cannot be used, there is a model or an unfinished run that would be lost,
+            or the loss is no number any more.
+        ModelError: if the resume file is damaged or comes from another recipe or other data.
+    """
+    files = Files(Path(out))
+    files.check(resume)
+    training, validation = split_images(load_images(data), data)
+    torch.manual_seed(config.seed)
+    recipe: Recipe = build(config, training.images)
+    state = _Progress()
+    if resume and files.resume.exists():
+        _restore(recipe, state, files.resume, training)
+    files.keep_log(state.epoch)
+    _run_epochs(recipe, state, training, validation, files)
+    _kept(recipe).load_state_dict(state.best)
+    figures = {f"valid_{name}": value for name, value in recipe.evaluate(validation.images).items()}
+    facts = {"train_images": len(training), "valid_images": len(validation), **figures}
+    model = recipe.finish(training, {**dataclasses.asdict(config), **facts})
+    with writing(files.model):
+        paths.replace_file(files.model, model_to_bytes(model))
+    _plot(files)
+    with writing(files.resume):
+        files.resume.unlink(missing_ok=True)
+    return model
+
+
+def _kept(recipe: Recipe) -> nn.Module:
+    return list(recipe.modules().values())[-1]
+
+
+def _run_epochs(recipe: Recipe, state: _Progress, training: ImageSet, validation: ImageSet, files: Files) -> None:
+    """Runs the epochs that are left, with a log line and a resume file after each."""
+    config = recipe.config
+    images = torch.from_numpy(training.images).to(config.device)
+    with Progress(len(training) * config.epochs, f"training {config.model}") as progress:
+        progress.update(len(training) * state.epoch)
+        while state.epoch < config.epochs:
+            started_s = time.monotonic()
+            loss = _run_epoch(recipe, state.epoch, images, progress)
+            seconds = time.monotonic() - started_s
+            figures = recipe.evaluate(validation.images)
+            state.epoch += 1
+            if not math.isfinite(figures["loss"]):
+                named = f"validation loss {figures['loss']} after epoch {state.epoch}"
+                raise InputError(f"{named}: no number; lower the learning rate")
+            if figures["loss"] < state.best_loss:
+                state.best_loss = figures["loss"]
+                state.best = {name: t.detach().cpu().clone() for name, t in _kept(recipe).state_dict().items()}
+            entry = {"epoch": state.epoch, "train_loss": loss, **{f"valid_{name}": v for name, v in figures.items()}}
+            files.append_log({**entry, "images_per_s": len(images) / seconds, "seconds": seconds})
+            _save(recipe, state, files.resume, training)
+
+
+def _run_epoch(recipe: Recipe, epoch: int, images: Tensor, progress: Progress) -> float:
+    """One pass, in an order and with noise that follow from seed and epoch alone; returns the mean loss."""
+    config = recipe.config
+    order = torch.from_numpy(np.random.default_rng((config.seed, epoch)).permutation(len(images))).to(images.device)
+    torch.manual_seed(int(np.random.default_rng((config.seed, epoch, 1)).integers(2**62)))
+    steps = -(-len(images) // config.batch_size)
+    shown, total = 0, torch.zeros((), dtype=torch.float64, device=images.device)
+    for step in range(steps):
+        batch = images[order[step * config.batch_size : (step + 1) * config.batch_size]]
+        loss = recipe.step(batch, epoch * steps + step, steps * config.epochs)
+        total += loss * len(batch)
+        done = min((step + 1) * config.batch_size, len(images))
+        if step % PROGRESS_STEPS == 0 or done == len(images):
+            progress.update(done - shown, epoch=epoch + 1, loss=f"{loss.item():.4f}")
+            shown = done
+    return total.item() / len(images)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within the block, the operating system's errors are about writing `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be written ({reason}); make room there, or name another place with --out") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Where a run writes."""
+
+    model: Path
+
+    @property
+    def log(self) -> Path:
+        """One JSON object an epoch."""
+        return self.model.with_suffix(".log.jsonl")
+
+    @property
+    def plot(self) -> Path:
+        """Losses against epochs."""
+        return self.model.with_suffix(".loss.png")
+
+    @property
+    def resume(self) -> Path:
+        """All that a killed run goes on with."""
+        return self.model.with_suffix(".resume.safetensors")
+
+    def check(self, resume: bool) -> None:
+        """Refuses places that cannot be written, and to write over what a run has left.
+
+        Raises:
+            InputError: with the file and what to do.
+        """
+        with writing(self.model):
+            self._check_name()
+        with writing(self.resume):
+            self._check_state(resume)
+            self._try_writing()
+
+    def _check_name(self) -> None:
+        if self.model.is_dir():
+            raise InputError(f"{self.model}: is a folder; name a file in it that ends in {MODEL_ENDING}")
+        if self.model.suffix != MODEL_ENDING:
+            raise InputError(f"{self.model}: does not end in {MODEL_ENDING}, as models do; add the ending")
+        if not self.model.parent.is_dir():
+            raise InputError(f"{self.model.parent}: no such folder for the model; create it first")
+
+    def _check_state(self, resume: bool) -> None:
+        if self.resume.exists():
+            if not resume:
+                raise InputError(f"{self.resume}: from a run that did not end; finish it with --resume, or delete it")
+        elif self.model.exists():
+            raise InputError(f"{self.model}: already trained; delete it to train anew, or name another file with --out")
+
+    def _try_writing(self) -> None:
+        """Writes what every epoch will write, the file with the longest name, and leaves it as it was."""
+        is_there = self.resume.exists()
+        paths.replace_file(self.resume, self.resume.read_bytes() if is_there else b"")
+        if not is_there:
+            self.resume.unlink()
+
+    def keep_log(self, epochs: int) -> None:
+        """Drops what a killed run logged after its last resume file."""
+        with writing(self.log):
+            lines = self.log.read_text().splitlines()[:epochs] if epochs and self.log.exists() else []
+            self.log.write_text("".join(f"{line}\n" for line in lines))
+
+    def append_log(self, entry: dict[str, Any]) -> None:
+        """Adds a line."""
+        with writing(self.log), self.log.open("a") as log:
+            log.write(json.dumps(entry) + "\n")
+
+
+def _data_digest(training: ImageSet) -> str:
+    return hashlib.sha256("\0".join(training.keys).encode("utf-8", "surrogateescape") + training.images.tobytes()).hexdigest()
+
+
+def _save(recipe: Recipe, state: _Progress, path: Path, training: ImageSet) -> None:
+    tensors = {f"best.{name}": t for name, t in state.best.items()}
+    for part, module in recipe.modules().items():
+        tensors |= {f"{part}.{name}": t for name, t in module.state_dict().items()}
+    for number, optimizer in enumerate(recipe.optimizers):
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{index}.{name}": torch.as_tensor(t) for name, t in moments.items()}
+    facts = {
+        "config": dataclasses.asdict(recipe.config),
+        "data": _data_digest(training),
+        "epoch": state.epoch,
+        "best_loss": state.best_loss,
+    }
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    with writing(path):
+        paths.replace_file(path, safetensors.torch.save(plain, {"resume": json.dumps(facts)}))
+
+
+def _restore(recipe: Recipe, state: _Progress, path: Path, training: ImageSet) -> None:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            facts = json.loads(file.metadata()["resume"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: damaged ({error}); delete it to start anew") from error
+    if facts["config"] != dataclasses.asdict(recipe.config) or facts["data"] != _data_digest(training):
+        raise ModelError(f"{path}: from another recipe or other data; give the same ones, or delete it to start anew")
+    for part, module in recipe.modules().items():
+        module.load_state_dict(_below(tensors, f"{part}."))
+    state.best = _below(tensors, "best.")
+    for number, optimizer in enumerate(recipe.optimizers):
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, t in _below(tensors, f"optimizer.{number}.").items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = t
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    state.epoch, state.best_loss = facts["epoch"], facts["best_loss"]
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _plot(files: Files) -> None:
+    """Draws training and validation loss against the epoch."""
+    import matplotlib.figure
+
+    entries = [json.loads(line) for line in files.log.read_text().splitlines()]
+    figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, label in (("train_loss", "training"), ("valid_loss", "validation")):
+        axes.plot([e["epoch"] for e in entries], [e[name] for e in entries], label=label)
+    lowest = min(entries, key=lambda e: e["valid_loss"])
+    axes.set_title(f"{files.model.stem}: best validation loss {lowest['valid_loss']:.5f} at epoch {lowest['epoch']}")
+    later = [e[name] for e in entries[len(entries) // 10 :] for name in ("train_loss", "valid_loss")]
+    margin = 0.05 * (max(later) - min(later)) + 1e-4  # the first epochs would flatten all that matters
+    axes.set_ylim(min(later) - margin, max(later) + margin)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    axes.legend(frameon=False)
+    with writing(files.plot):
+        figure.savefig(files.plot, dpi=150)
