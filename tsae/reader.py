@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from tsae import paths
 from tsae.archive import FILE_NAME, MANIFEST_FILE, PROVENANCE_FOLDER, ArchiveFiles, Failure, Manifest, Records
 from tsae.config import IMAGE_SIZE_PX, RAW_BYTES
-from tsae.entropy import EntropyCoder
 from tsae.errors import FormatError
-from tsae.latents import load_entropy_coder, stored_latents
 
 if TYPE_CHECKING:
     from tsae.codec import Codec
+    from tsae.entropy import EntropyCoder
 
 ROW_COLUMNS = ["key", "width", "height", "label", "psnr_db"]
 """What `Archive.rows` tells of each image."""
@@ -107,9 +106,13 @@ class Archive:
             KeyError: if there is no such key.
             TsaeError: if what is needed is damaged, or of a coding that this version does not know.
         """
+        from tsae.latents import stored_latents  # imports numba
+
         return stored_latents(self._files.records(keys), self.manifest.latent_shape, self._load_entropy_coder)
 
     def _load_entropy_coder(self) -> EntropyCoder:
+        from tsae.latents import load_entropy_coder
+
         with self._codec_lock:
             if self._entropy_coder is None:
                 source = f"{self.path}/{self.manifest.model_file}"

@@ -30,7 +30,7 @@ class ZooEntry:
 ZOO = {
     "tsae": ZooEntry(
         "tsae.safetensors",
-        "64af4cc0de31ad528508a2a02d78a5234ef96d2550a3676b31206e9c501321b4",
+        "352f9ea0f3d7bb74a0dde0f2d8461ac4d39591877b96bb7094ec0418376d9303",
         "tsae.md",
     ),
     "seed-8x8x8": ZooEntry(

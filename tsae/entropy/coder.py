@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from tsae.entropy.kernels import (
     GRID,
     LATENT_LIMIT,
+    SPARE_BYTES,
     STEP_SHIFT,
     STEP_UNITS,
     STREAM_BYTES_A_SYMBOL,
     SYMBOL_LIMIT,
+    Workspace,
     code_images,
 )
 from tsae.entropy.prior import Prior
@@ -45,15 +47,17 @@ class EntropyCoder:
 
         Returns:
             N streams.
+
+        Raises:
+            ValueError: if there is no such quality, or symbols are not as above.
         """
         if not 1 <= quality <= self.prior.qualities or symbols.shape[1:] != (self.prior.channels, GRID, GRID):
             raise ValueError(f"symbols {symbols.shape} of quality {quality}")
-        shape = (len(symbols), self.prior.channels, GRID * GRID)
-        streams = np.empty(symbols.size * STREAM_BYTES_A_SYMBOL, np.uint8)
-        ends = np.full(len(symbols) + 1, len(streams), np.int64)
-        row = code_images(self._arrays, np.full(len(symbols), quality - 1), True, symbols.copy().reshape(shape), streams, ends)
+        streams = np.empty(symbols.size * STREAM_BYTES_A_SYMBOL + SPARE_BYTES, np.uint8)
+        ends = np.zeros(len(symbols) + 1, np.int64)
+        row = self._code(np.full(len(symbols), quality - 1), True, symbols.flatten(), streams, ends)
         if row < len(symbols):
-            raise ValueError(f"image {row} has a symbol beyond +-{SYMBOL_LIMIT}")
+            raise ValueError(f"image {row} has a symbol beyond +-{SYMBOL_LIMIT}, or one in a channel that is not active")
         return [streams[start:end].tobytes() for start, end in itertools.pairwise(ends.tolist())]
 
     def decode(self, streams: Sequence[bytes], qualities: Sequence[int]) -> NDArray[np.int16]:
@@ -74,13 +78,23 @@ class EntropyCoder:
         if len(unknown):
             row = int(unknown[0])
             raise CorruptDataError(f"stream {row} has quality {qualities[row]}, not 1 to {self.prior.qualities}", row)
-        symbols = np.empty((len(streams), self.prior.channels, GRID * GRID), np.int16)
+        symbols = np.empty(len(streams) * self.prior.channels * GRID * GRID, np.int16)
         ends = np.cumsum([0, *map(len, streams)])
         # A copy that can be written to: for numba, what is read-only is another type, and compiled anew.
-        row = code_images(self._arrays, rows, False, symbols, np.frombuffer(bytearray().join(streams), np.uint8), ends)
+        row = self._code(rows, False, symbols, np.frombuffer(bytearray().join(streams), np.uint8), ends)
         if row < len(streams):
             raise CorruptDataError(f"stream {row} is no stream of quality {qualities[row]}", row)
         return symbols.reshape(len(streams), self.prior.channels, GRID, GRID)
+
+    def _code(
+        self,
+        rows: NDArray[np.int64],
+        encodes: bool,
+        symbols: NDArray[np.int16],
+        streams: NDArray[np.uint8],
+        ends: NDArray[np.int64],
+    ) -> int:
+        return code_images(self._arrays, Workspace.of(self._arrays), rows, encodes, symbols, streams, ends)
 
     def dequantize(self, symbols: NDArray[np.int16], qualities: Sequence[int]) -> NDArray[np.int16]:
         """The latents that symbols stand for, on one scale for all qualities.
@@ -94,7 +108,8 @@ class EntropyCoder:
         """
         steps = self.prior.step[np.asarray(qualities, np.intp) - 1][:, :, None, None]
         latents = (symbols.astype(np.int64) * steps + STEP_UNITS // 2) >> STEP_SHIFT
-        return np.clip(latents, -LATENT_LIMIT, LATENT_LIMIT).astype(np.int16)
+        clipped: NDArray[np.int16] = np.clip(latents, -LATENT_LIMIT, LATENT_LIMIT).astype(np.int16)
+        return clipped
 
     def quantize(self, y: NDArray[np.int32], quality: int) -> NDArray[np.int16]:
         """The nearest symbols of latents; 0 where a channel is not active.
@@ -105,4 +120,5 @@ class EntropyCoder:
         """
         gain = (self.prior.gain[quality - 1] * self.prior.active[quality - 1]).astype(np.int64)[:, None, None]
         symbols = (y * gain + (1 << (QUANTIZE_SHIFT - 1))) >> QUANTIZE_SHIFT
-        return np.clip(symbols, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int16)
+        clipped: NDArray[np.int16] = np.clip(symbols, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int16)
+        return clipped

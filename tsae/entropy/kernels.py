@@ -1,11 +1,13 @@
-"""The arithmetic of a stream: a range variant of asymmetric numeral systems (rANS) under a prior that adapts by integers.
+"""The arithmetic of a stream: a range coder under a prior that adapts by integers.
 
 One walk over the symbols serves both directions, so that encoder and decoder cannot disagree about a probability. It is
 written for numba, which compiles it when it is first called, once for both. Sums are of 32 bits, which `Prior` makes sure
 is enough; `i32` keeps them so, as numba would widen them to 64.
 
-Source: J. Duda, Asymmetric numeral systems, https://arxiv.org/abs/1311.2540; the byte-wise renormalisation is that of
-F. Giesen, Interleaved entropy coders, https://arxiv.org/abs/1402.3392.
+A range coder and not asymmetric numeral systems, because images are small: these need some 13 bits before a state that starts
+at nothing costs what it should, measured at 2.0 bytes an image; the range coder costs 0.5, and no more time.
+
+Source: G. N. N. Martin, Range encoding: an algorithm for removing redundancy from a digitised message, 1979.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from tsae.entropy.vectors import LANES, add_eight, add_pairs, dot, rectify
+from tsae.entropy.vectors import LANES, add_eight, add_pairs, at, copy_lanes, dot, rectify, room
 
 GRID = 8
 """Rows and columns of latents."""
@@ -25,11 +27,14 @@ GRID = 8
 PROBABILITY_BITS = 15
 """Frequencies of a table sum up to 2^15."""
 
-STATE_BITS = 31
-"""The state stays below 2^31."""
+CODE_BITS = 32
+"""Bits of the window that is looked at."""
 
-STATE_FLOOR = 1 << (STATE_BITS - 8)
-"""Bytes are read while the state is below it."""
+SPAN_FLOOR = 1 << (CODE_BITS - 8)
+"""While the range is smaller, a byte is shifted out or in."""
+
+OUTSIDE = 1 << 14
+"""A symbol beyond all limits: what a damaged stream decodes to."""
 
 SYMBOL_LIMIT = 1023
 """Greatest magnitude of a symbol."""
@@ -41,8 +46,8 @@ STEP_SHIFT = 4
 STEP_UNITS = 1 << STEP_SHIFT
 """Steps are stored in sixteenths of a unit of dequantised latents."""
 
-FIELD_SHIFT, ACTIVATION_LIMIT = 8, 32767
-"""A field is divided by 2^8 and cut to 0..32767 before the heads weigh it."""
+FIELD_SHIFT, ACTIVATION_LIMIT = 8, 8191
+"""A field is divided by 2^8 and cut to 0..8191 before the heads weigh it."""
 
 OFFSETS = 16
 """Tables of one scale: one for each sixteenth of a step that the mean may lie off an integer."""
@@ -65,17 +70,20 @@ INTERVALS_A_SYMBOL = 3
 STREAM_BYTES_A_SYMBOL = 4
 """More than those take: 15 bits, 5, and 10."""
 
+SPARE_BYTES = 8
+"""Room for the last bytes of the last stream, before those that are 0 are taken off."""
+
 ROW = GRID + 2
 """Cells of a row: two more than latents, which serve as margin on the right and, of the next row, on the left."""
 
 ORIGIN = ROW + 1
 """Cell of the first latent; a row above it is margin."""
 
-CELLS = ORIGIN + (GRID + 2) * ROW
-"""Cells up to two rows below the last latent, which taps may reach but nothing reads."""
+CELLS = ROW * (GRID + 4)
+"""Cells of a field: margin below, too, which is added to but never read, as are all margins."""
 
 CAUSAL_ROWS, CAUSAL_COLUMNS, CAUSAL_REACH = 3, 8, 2
-"""Taps of one latent's effect on later ones: its own row and two below, from two columns to the left on, filled up to 8."""
+"""What one latent says about later ones: of its own row and two below, from two columns to the left on, filled up to 8."""
 
 CORRUPT = -1
 """What a walk returns instead of a count where a stream cannot be one."""
@@ -86,42 +94,73 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """The function compiled by numba, kept on disk where a place for that can be found."""
+    """The function compiled by numba, kept on disk where a place for that can be found.
+
+    Without `_nrt`, numba's counting of references, which is most of the work of short functions. In turn they allocate nothing.
+    """
     try:
-        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)  # type: ignore[no-any-return]
+        return numba.njit(nogil=True, error_model="numpy", _nrt=False, cache=True)(function)  # type: ignore[no-any-return]
     except RuntimeError:  # nowhere to write: neither beside the package nor in the user's cache folder
-        return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+        return numba.njit(nogil=True, error_model="numpy", _nrt=False)(function)  # type: ignore[no-any-return]
 
 
 def inlined(function: F) -> F:
     """A part of a compiled function, as a function for the reader only."""
-    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)  # type: ignore[no-any-return]
+    return numba.njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True)(function)  # type: ignore[no-any-return]
 
 
 class PriorArrays(NamedTuple):
     """What a walk needs of a prior, laid out for speed by `tsae.entropy.prior.Prior`, which describes and checks it.
 
-    Units of the field are filled up to U, a multiple of LANES. Arrays of some axes for `vectors` are flat.
+    All arrays are flat. Units of the field are filled up to U, a multiple of LANES; weights of latents and of magnitudes
+    take turns, LANES of each.
     """
 
     owns: int
+    channels: int
     units: int  # U
     slices: NDArray[np.int32]
-    active: NDArray[np.uint8]
-    gain: NDArray[np.int64]
+    active: NDArray[np.uint8]  # [Q, C], as the next three
+    gain: NDArray[np.int32]
     step: NDArray[np.int32]
     log_gain: NDArray[np.int32]
-    field_start: NDArray[np.int32]  # [Q, CELLS * U], start and position
-    field_weight: NDArray[np.int16]  # [C * 9 * U / LANES * 2 * LANES], flat
-    own_weight: NDArray[np.int16]  # [O * 12 * U / LANES * 2 * LANES], flat
-    mean_start: NDArray[np.int32]
-    scale_start: NDArray[np.int32]
-    head: NDArray[np.int16]  # [C * 2 * U], flat; of mean and scale
-    causal: NDArray[np.int32]  # [C * 2 * CAUSAL_ROWS * CAUSAL_COLUMNS], flat; of mean and scale
+    field_start: NDArray[np.int32]  # [Q, CELLS, U], by quality and position
+    field_weight: NDArray[np.int16]  # [C, 9, U / LANES, 2, LANES], cells from the upper left on
+    own_weight: NDArray[np.int16]  # [O, 12, U / LANES, 2, LANES], later cells in their order
+    mean_start: NDArray[np.int32]  # [C, 64]
+    scale_start: NDArray[np.int32]  # [C, 64]
+    head: NDArray[np.int16]  # [C, 2, U], of mean and scale
+    causal: NDArray[np.int32]  # [C, 2, CAUSAL_ROWS, CAUSAL_COLUMNS], of mean and scale
     magnitude: NDArray[np.int32]
     table_first: NDArray[np.int32]
     table_zero: NDArray[np.int32]  # where in `cumulative` the interval of no difference starts
     cumulative: NDArray[np.uint16]
+
+
+class Workspace(NamedTuple):
+    """What walks write to, for one thread at a time."""
+
+    gathered: NDArray[np.int32]  # [CELLS, U], what earlier channels say
+    field: NDArray[np.int32]  # [CELLS, U], and the channel itself
+    activation: NDArray[np.int16]  # [64, U]
+    means: NDArray[np.int32]  # [CELLS]
+    scales: NDArray[np.int32]  # [CELLS]
+    lows: NDArray[np.int32]  # starts of coded intervals, when encoding
+    widths: NDArray[np.int32]  # their widths
+
+    @classmethod
+    def of(cls, prior: PriorArrays) -> Workspace:
+        """Room for one image."""
+        intervals = prior.channels * GRID * GRID * INTERVALS_A_SYMBOL
+        return cls(
+            gathered=room(CELLS * prior.units, np.int32),
+            field=room(CELLS * prior.units, np.int32),
+            activation=room(GRID * GRID * prior.units, np.int16),
+            means=room(CELLS, np.int32),
+            scales=room(CELLS, np.int32),
+            lows=room(intervals, np.int32),
+            widths=room(intervals, np.int32),
+        )
 
 
 @inlined
@@ -131,12 +170,57 @@ def cell_of(p: int) -> int:
 
 
 @inlined
-def weigh(activation: NDArray[np.int16], p: int, head: NDArray[np.int16], which: int, units: int) -> int:
-    """What the rectified field of a position adds, by head number `which`: channel times 2, plus 1 for the scale."""
-    total = i32(0)
+def copy_field(source: NDArray[np.int32], start: int, target: NDArray[np.int32]) -> None:
+    """Fills a whole field."""
+    for h in range(0, len(target), LANES):
+        copy_lanes(target, h, source, start + h)
+
+
+@inlined
+def rectify_cell(work: Workspace, field: NDArray[np.int32], p: int, units: int) -> None:
+    """The rectified field of a position."""
     for h in range(0, units, LANES):
-        total = i32(total + dot(activation, p * units + h, head, which * units + h))
+        rectify(work.activation, p * units + h, field, cell_of(p) * units + h, FIELD_SHIFT, ACTIVATION_LIMIT)
+
+
+@inlined
+def weigh(work: Workspace, p: int, prior: PriorArrays, which: int) -> int:
+    """What the rectified field of a position adds, by head number `which`: channel times 2, plus 1 for the scale."""
+    total: int = i32(0)
+    for h in range(0, prior.units, LANES):
+        total = i32(total + dot(work.activation, p * prior.units + h, prior.head, which * prior.units + h))
     return total
+
+
+@inlined
+def predict_channel(prior: PriorArrays, work: Workspace, c: int) -> None:
+    """Means and scales of a channel's positions, but for what its own symbols say."""
+    for p in range(GRID * GRID):
+        mean, scale = i32(at(prior.mean_start, c * GRID * GRID + p)), i32(at(prior.scale_start, c * GRID * GRID + p))
+        if c >= prior.owns:
+            mean = i32(mean + weigh(work, p, prior, 2 * c))
+            scale = i32(scale + weigh(work, p, prior, 2 * c + 1))
+        work.means[cell_of(p)], work.scales[cell_of(p)] = mean, scale
+
+
+@inlined
+def predict(prior: PriorArrays, work: Workspace, c: int, p: int) -> tuple[int, int]:
+    """Mean and scale of a symbol, after all that were coded before it."""
+    mean, scale = i32(at(work.means, cell_of(p))), i32(at(work.scales, cell_of(p)))
+    if c < prior.owns:
+        rectify_cell(work, work.field, p, prior.units)
+        mean = i32(mean + weigh(work, p, prior, 2 * c))
+        scale = i32(scale + weigh(work, p, prior, 2 * c + 1))
+    return mean, scale
+
+
+@inlined
+def choose_table(mean: int, gain: int, scale: int, log_gain: int, tables: int) -> tuple[int, int]:
+    """The table of a symbol, and the integer nearest to its mean."""
+    sixteenths = (np.int64(mean) * gain + (1 << (MEAN_SHIFT - 1))) >> MEAN_SHIFT
+    sixteenths = min(max(sixteenths, -OFFSETS * SYMBOL_LIMIT), OFFSETS * SYMBOL_LIMIT) + OFFSETS // 2
+    row = min(max((np.int64(scale) + log_gain) >> SCALE_SHIFT, 0), tables // OFFSETS - 1)
+    return row * OFFSETS + (sixteenths & (OFFSETS - 1)), sixteenths >> 4
 
 
 @inlined
@@ -147,217 +231,250 @@ def add_causal(sums: NDArray[np.int32], cell: int, causal: NDArray[np.int32], wh
 
 
 @inlined
-def add_units(field: NDArray[np.int32], near: int, weight: NDArray[np.int16], t: int, units: int, latent: int, magnitude: int) -> None:
-    """What a symbol adds to the field of a cell near it, by row `t` of the weights."""
-    for h in range(0, units, LANES):
-        add_pairs(field, near * units + h, weight, 2 * (t * units + h), latent, magnitude)
+def add_cells(
+    field: NDArray[np.int32], cell: int, cells: int, weight: NDArray[np.int16], t: int, units: int, latent: int, magnitude: int
+) -> None:
+    """What a symbol adds to the field of cells side by side, by weights from number `t` on."""
+    for h in range(0, cells * units, LANES):
+        add_pairs(field, cell * units + h, weight, 2 * (t * units + h), latent, magnitude)
 
 
 @inlined
-def choose_table(mean: int, gain: int, scale: int, log_gain: int, tables: int) -> tuple[int, int]:
-    """The table of a symbol, and the integer nearest to its mean."""
-    sixteenths = (np.int64(mean) * gain + (1 << (MEAN_SHIFT - 1))) >> MEAN_SHIFT
-    sixteenths = min(max(sixteenths, -OFFSETS * SYMBOL_LIMIT), OFFSETS * SYMBOL_LIMIT) + OFFSETS // 2
-    row = (np.int64(scale) + log_gain) >> SCALE_SHIFT
-    row = min(max(row, 0), tables // OFFSETS - 1)
-    return row * OFFSETS + (sixteenths & (OFFSETS - 1)), sixteenths >> 4
+def spread(prior: PriorArrays, work: Workspace, c: int, p: int, latent: int, magnitude: int) -> None:
+    """What a symbol other than 0 says about later ones."""
+    cell, units = cell_of(p), prior.units
+    add_causal(work.means, cell, prior.causal, 2 * c, latent)
+    add_causal(work.scales, cell, prior.causal, 2 * c + 1, magnitude)
+    if c < prior.owns:
+        t = c * CAUSAL_TAPS
+        add_cells(work.field, cell + 1, 2, prior.own_weight, t, units, latent, magnitude)
+        add_cells(work.field, cell + ROW - 2, 5, prior.own_weight, t + 2, units, latent, magnitude)
+        add_cells(work.field, cell + 2 * ROW - 2, 5, prior.own_weight, t + 7, units, latent, magnitude)
+    for row in range(3):
+        t = c * 9 + 3 * row
+        add_cells(work.gathered, cell + (row - 1) * ROW - 1, 3, prior.field_weight, t, units, latent, magnitude)
 
 
 @inlined
-def refill(state: int, stream: NDArray[np.uint8], place: int) -> tuple[int, int]:
-    """Takes bytes until the state is large enough, or there are no more."""
-    while state < STATE_FLOOR and place < len(stream):
-        state = (state << 8) | np.int64(stream[place])
+def next_byte(streams: NDArray[np.uint8], place: int, end: int) -> int:
+    """The byte at a place, or 0 beyond the end."""
+    return at(streams, place) if place < end else 0
+
+
+@inlined
+def narrow(code: int, unit: int, low: int, high: int, streams: NDArray[np.uint8], place: int, end: int) -> tuple[int, int, int]:
+    """Goes on within an interval of the range, of so many units; returns code, range and place."""
+    code, span = code - low * unit, (high - low) * unit
+    while span < SPAN_FLOOR:
+        code, span = (code << 8) | next_byte(streams, place, end), span << 8
         place += 1
-    return state, place
+    return code, span, place
 
 
 @inlined
-def take_bits(bits: int, state: int, stream: NDArray[np.uint8], place: int) -> tuple[int, int, int]:
-    """Decodes a number of so many bits, each as likely as any other."""
-    shift = PROBABILITY_BITS - bits
-    slot = state & ((1 << PROBABILITY_BITS) - 1)
-    state = (state >> PROBABILITY_BITS << shift) | (slot & ((1 << shift) - 1))
-    state, place = refill(state, stream, place)
-    return slot >> shift, state, place
+def take_bits(bits: int, code: int, span: int, streams: NDArray[np.uint8], place: int, end: int) -> tuple[int, int, int, int]:
+    """Decodes a number of so many bits, each as likely as any other; returns it, code, range and place."""
+    unit = span >> PROBABILITY_BITS << (PROBABILITY_BITS - bits)
+    value = min(code // unit, (1 << bits) - 1)  # a greater one leaves a code beyond the range, which is noticed
+    code, span, place = narrow(code, unit, value, value + 1, streams, place, end)
+    return value, code, span, place
 
 
 @inlined
-def put_bits(value: int, bits: int, lows: NDArray[np.int32], widths: NDArray[np.int32], count: int) -> int:
+def put_bits(value: int, bits: int, work: Workspace, count: int) -> int:
     """The interval of such a number; returns the number of intervals."""
-    lows[count] = value << (PROBABILITY_BITS - bits)
-    widths[count] = 1 << (PROBABILITY_BITS - bits)
+    work.lows[count] = value << (PROBABILITY_BITS - bits)
+    work.widths[count] = 1 << (PROBABILITY_BITS - bits)
     return count + 1
 
 
 @inlined
 def take_symbol(
-    prior: PriorArrays, table: int, nearest: int, state: int, stream: NDArray[np.uint8], place: int
-) -> tuple[int, int, int]:
-    """Decodes a symbol; returns it, the state, and the place in the stream."""
-    zero = np.int64(prior.table_zero[table])
-    slot = state & ((1 << PROBABILITY_BITS) - 1)
-    at = zero
-    while prior.cumulative[at + 1] <= slot:
-        at += 1
-    while prior.cumulative[at] > slot:
-        at -= 1
-    low = np.int64(prior.cumulative[at])
-    state = (np.int64(prior.cumulative[at + 1]) - low) * (state >> PROBABILITY_BITS) + slot - low
-    state, place = refill(state, stream, place)
-    symbol = nearest + at - zero
-    if at == prior.table_first[table + 1] - 2:
-        head, state, place = take_bits(ESCAPE_BITS + 1, state, stream, place)
-        symbol, state, place = take_bits(head & ((1 << ESCAPE_BITS) - 1), state, stream, place)
+    prior: PriorArrays, table: int, nearest: int, code: int, span: int, streams: NDArray[np.uint8], place: int, end: int
+) -> tuple[int, int, int, int]:
+    """Decodes a symbol; returns it, code, range and place."""
+    zero = at(prior.table_zero, table)
+    unit = span >> PROBABILITY_BITS
+    if code >= unit << PROBABILITY_BITS:
+        return OUTSIDE, code, span, place
+    found = zero
+    low, high = at(prior.cumulative, found), at(prior.cumulative, found + 1)
+    while high * unit <= code:
+        found += 1
+        low, high = high, at(prior.cumulative, found + 1)
+    while low * unit > code:
+        found -= 1
+        low, high = at(prior.cumulative, found), low
+    code, span, place = narrow(code, unit, low, high, streams, place, end)
+    symbol = nearest + found - zero
+    if found != zero and found == at(prior.table_first, table + 1) - 2:
+        head, code, span, place = take_bits(ESCAPE_BITS + 1, code, span, streams, place, end)
+        symbol, code, span, place = take_bits(head & ((1 << ESCAPE_BITS) - 1), code, span, streams, place, end)
         if head >> ESCAPE_BITS:
             symbol = -symbol
-    return symbol, state, place
+    return symbol, code, span, place
 
 
 @inlined
-def put_symbol(
-    prior: PriorArrays, table: int, nearest: int, symbol: int, lows: NDArray[np.int32], widths: NDArray[np.int32], count: int
-) -> int:
+def put_symbol(prior: PriorArrays, table: int, nearest: int, symbol: int, work: Workspace, count: int) -> int:
     """The intervals of a symbol; returns the number of intervals."""
-    at = np.int64(prior.table_zero[table]) + symbol - nearest
-    escape = np.int64(prior.table_first[table + 1]) - 2  # the last interval, which stands for all others
-    if at < prior.table_first[table] or at >= escape:
-        at = escape
-    lows[count] = prior.cumulative[at]
-    widths[count] = i32(prior.cumulative[at + 1]) - i32(prior.cumulative[at])
+    found = at(prior.table_zero, table) + symbol - nearest
+    escape = at(prior.table_first, table + 1) - 2  # the last interval, which stands for all others
+    if found < at(prior.table_first, table) or found >= escape:
+        found = escape
+    work.lows[count] = at(prior.cumulative, found)
+    work.widths[count] = at(prior.cumulative, found + 1) - at(prior.cumulative, found)
     count += 1
-    if at == escape:
+    if found == escape:
         magnitude, bits = abs(symbol), 0
         while magnitude >> bits:
             bits += 1
-        count = put_bits((np.int64(symbol < 0) << ESCAPE_BITS) | bits, ESCAPE_BITS + 1, lows, widths, count)
-        count = put_bits(magnitude, bits, lows, widths, count)
+        count = put_bits((np.int64(symbol < 0) << ESCAPE_BITS) | bits, ESCAPE_BITS + 1, work, count)
+        count = put_bits(magnitude, bits, work, count)
     return count
+
+
+@inlined
+def skip_channel(encodes: bool, symbols: NDArray[np.int16], start: int) -> bool:
+    """What is done for a channel that is not coded; tells whether it could be left out."""
+    empty = True
+    for p in range(start, start + GRID * GRID):
+        if not encodes:
+            symbols[p] = 0
+        elif symbols[p] != 0:
+            empty = False
+    return empty
 
 
 @inlined
 def walk(
     prior: PriorArrays,
+    work: Workspace,
     quality: int,
     encodes: bool,
     symbols: NDArray[np.int16],
-    stream: NDArray[np.uint8],
-    lows: NDArray[np.int32],
-    widths: NDArray[np.int32],
+    start: int,
+    streams: NDArray[np.uint8],
+    place: int,
+    end: int,
 ) -> int:
     """Goes through the symbols of one image in the order of coding.
 
     Args:
         prior: The probabilities.
+        work: Its intervals are filled when encoding.
         quality: Row of the tables by quality.
         encodes: Or else decodes.
-        symbols: int16 `[C, 64]`. Read when encoding, written when decoding.
-        stream: What to decode, uint8 `[n]`; not looked at when encoding.
-        lows: When encoding, filled with the start of each coded interval, int32.
-        widths: The same for its width.
+        symbols: int16, flat. Read when encoding, written when decoding.
+        start: Where the image starts in it, as `[C, 64]`.
+        streams: What to decode, uint8; not looked at when encoding.
+        place: Where the image's stream starts in it.
+        end: Where it ends.
 
     Returns:
         Number of coded intervals when encoding, 0 when decoding; CORRUPT for a damaged stream or symbols not to be coded.
     """
-    owns, units, tables = prior.owns, prior.units, len(prior.table_zero)
-    gathered = prior.field_start[quality].copy()  # what earlier channels say
-    field = np.empty_like(gathered)  # and the channel itself
-    activation = np.empty(GRID * GRID * units, np.int16)
-    means, scales = np.empty(CELLS, np.int32), np.empty(CELLS, np.int32)
-    count, place, state = 0, 0, np.int64(0)
+    tables = len(prior.table_zero)
+    count, code, span, start_place = 0, np.int64(0), np.int64((1 << CODE_BITS) - 1), place
     if not encodes:
-        state, place = refill(state, stream, place)
+        for _ in range(CODE_BITS // 8):
+            code = (code << 8) | next_byte(streams, place, end)
+            place += 1
+    copy_field(prior.field_start, quality * len(work.gathered), work.gathered)
     first = 0
     for size in prior.slices:
-        if first < owns:
-            field[:] = gathered
+        if first < prior.owns:
+            copy_field(work.gathered, 0, work.field)
         else:
             for p in range(GRID * GRID):
-                for h in range(0, units, LANES):
-                    rectify(activation, p * units + h, gathered, cell_of(p) * units + h, FIELD_SHIFT, ACTIVATION_LIMIT)
+                rectify_cell(work, work.gathered, p, prior.units)
         for c in range(first, first + size):
-            if prior.active[quality, c] == 0:
-                if not encodes:
-                    symbols[c] = 0
+            setting = quality * prior.channels + c
+            if at(prior.active, setting) == 0:
+                if not skip_channel(encodes, symbols, start + c * GRID * GRID):
+                    return CORRUPT
                 continue
-            gain, log_gain, step = prior.gain[quality, c], np.int64(prior.log_gain[quality, c]), np.int64(prior.step[quality, c])
+            gain, log_gain = at(prior.gain, setting), at(prior.log_gain, setting)
+            predict_channel(prior, work, c)
             for p in range(GRID * GRID):
-                mean, scale = prior.mean_start[c, p], prior.scale_start[c, p]
-                if c >= owns:
-                    mean = i32(mean + weigh(activation, p, prior.head, 2 * c, units))
-                    scale = i32(scale + weigh(activation, p, prior.head, 2 * c + 1, units))
-                means[cell_of(p)], scales[cell_of(p)] = mean, scale
-            for p in range(GRID * GRID):
-                cell = cell_of(p)
-                mean, scale = means[cell], scales[cell]
-                if c < owns:
-                    for h in range(0, units, LANES):
-                        rectify(activation, h, field, cell * units + h, FIELD_SHIFT, ACTIVATION_LIMIT)
-                    mean = i32(mean + weigh(activation, 0, prior.head, 2 * c, units))
-                    scale = i32(scale + weigh(activation, 0, prior.head, 2 * c + 1, units))
+                mean, scale = predict(prior, work, c, p)
                 table, nearest = choose_table(mean, gain, scale, log_gain, tables)
                 if encodes:
-                    symbol = np.int64(symbols[c, p])
-                    count = put_symbol(prior, table, nearest, symbol, lows, widths, count)
+                    symbol = at(symbols, start + c * GRID * GRID + p)
+                    count = put_symbol(prior, table, nearest, symbol, work, count)
                 else:
-                    symbol, state, place = take_symbol(prior, table, nearest, state, stream, place)
-                    symbols[c, p] = symbol
+                    symbol, code, span, place = take_symbol(prior, table, nearest, code, span, streams, place, end)
+                    symbols[start + c * GRID * GRID + p] = symbol
                 if symbol == 0:
                     continue
                 if abs(symbol) > SYMBOL_LIMIT:
                     return CORRUPT
-                latent = (symbol * step + STEP_UNITS // 2) >> STEP_SHIFT
+                latent = (symbol * at(prior.step, setting) + STEP_UNITS // 2) >> STEP_SHIFT
                 latent = min(max(latent, -LATENT_LIMIT), LATENT_LIMIT)
-                magnitude = prior.magnitude[min(abs(symbol), MAGNITUDES - 1)]
-                add_causal(means, cell, prior.causal, 2 * c, latent)
-                add_causal(scales, cell, prior.causal, 2 * c + 1, magnitude)
-                if c < owns:
-                    for t in range(CAUSAL_TAPS):
-                        near = cell + (2 - t // 5) * ROW + 2 - t % 5
-                        add_units(field, near, prior.own_weight, c * CAUSAL_TAPS + t, units, latent, magnitude)
-                for t in range(9):
-                    near = cell + (1 - t // 3) * ROW + 1 - t % 3
-                    add_units(gathered, near, prior.field_weight, c * 9 + t, units, latent, magnitude)
+                spread(prior, work, c, p, latent, at(prior.magnitude, min(abs(symbol), MAGNITUDES - 1)))
         first += size
     if encodes:
         return count
-    return 0 if state == 0 and place == len(stream) else CORRUPT
+    is_short = end == start_place or at(streams, end - 1) != 0
+    return 0 if code < span and place >= end and is_short else CORRUPT
 
 
 @inlined
-def write_stream(lows: NDArray[np.int32], widths: NDArray[np.int32], count: int, out: NDArray[np.uint8], place: int) -> int:
-    """Codes intervals, the last one first, into a buffer before a place.
+def carry(streams: NDArray[np.uint8], place: int) -> None:
+    """Adds 1 to the number that the bytes before a place are."""
+    place -= 1
+    while streams[place] == 255:
+        streams[place] = 0
+        place -= 1
+    streams[place] += 1
 
-    The state starts at 0, so that what it holds in the end is information to the last bit: a stream has no trailer.
+
+@inlined
+def write_stream(work: Workspace, count: int, streams: NDArray[np.uint8], start: int) -> int:
+    """Codes intervals into a buffer from a place on.
+
+    Of all numbers in the last range, the stream is the one with the fewest bytes: a decoder takes those that are not there
+    for 0.
 
     Args:
-        lows: Starts of the intervals, int32.
-        widths: Their widths, int32.
+        work: The intervals.
         count: How many of them there are.
-        out: Where the stream goes, uint8; long enough.
-        place: Where in `out` the stream ends.
+        streams: Where the stream goes, uint8; long enough.
+        start: Where in it the stream starts.
 
     Returns:
-        Where in `out` the stream starts.
+        Where it ends.
     """
-    state = np.int64(0)
-    for i in range(count - 1, -1, -1):
-        low, width = np.int64(lows[i]), np.int64(widths[i])
-        while state >= width << (STATE_BITS - PROBABILITY_BITS):
-            place -= 1
-            out[place] = state & 255
-            state >>= 8
-        state = (state // width << PROBABILITY_BITS) + state % width + low
-    while state > 0:
+    place, low, span = start, np.int64(0), np.int64((1 << CODE_BITS) - 1)
+    for i in range(count):
+        unit = span >> PROBABILITY_BITS
+        low, span = low + at(work.lows, i) * unit, at(work.widths, i) * unit
+        if low >> CODE_BITS:
+            carry(streams, place)
+            low &= (1 << CODE_BITS) - 1
+        while span < SPAN_FLOOR:
+            streams[place] = low >> (CODE_BITS - 8)
+            place += 1
+            low, span = (low << 8) & ((1 << CODE_BITS) - 1), span << 8
+    rest = np.int64((1 << CODE_BITS) - 1)  # bits that may be left out
+    while ((low + rest) & ~rest) - low >= span:
+        rest >>= 8
+    low = (low + rest) & ~rest
+    if low >> CODE_BITS:
+        carry(streams, place)
+    for _ in range(CODE_BITS // 8):
+        streams[place] = (low >> (CODE_BITS - 8)) & 255
+        place += 1
+        low <<= 8
+    while place > start and at(streams, place - 1) == 0:
         place -= 1
-        out[place] = state & 255
-        state >>= 8
     return place
 
 
 @compiled
 def code_images(
     prior: PriorArrays,
+    work: Workspace,
     qualities: NDArray[np.int64],
     encodes: bool,
     symbols: NDArray[np.int16],
@@ -368,25 +485,22 @@ def code_images(
 
     Args:
         prior: The probabilities.
+        work: Written to.
         qualities: Row of the tables by quality for each image, int64 `[N]`.
         encodes: Or else decodes.
-        symbols: int16 `[N, C, 64]`. Read when encoding, written when decoding.
-        streams: The streams. When decoding, one after another, uint8; when encoding room for them, which is filled from
-            its end, the last image first.
-        ends: Where each stream ends in `streams`, after where the first one starts, int64 `[N + 1]`. Filled when encoding,
-            but for the last one, which is given.
+        symbols: int16 `[N, C, 64]`, flat. Read when encoding, written when decoding.
+        streams: The streams one after another, uint8; room for them when encoding.
+        ends: Where each stream ends in `streams`, after where the first one starts, int64 `[N + 1]`. Filled when encoding.
 
     Returns:
-        N, or the first image of which the stream is damaged or a symbol is too large.
+        N, or the number of an image of which the stream is damaged or the symbols are not to be coded.
     """
-    size = symbols.shape[1] * GRID * GRID * INTERVALS_A_SYMBOL if encodes else 0
-    lows, widths = np.empty(size, np.int32), np.empty(size, np.int32)
-    for i in range(len(symbols)):
-        k = len(symbols) - 1 - i if encodes else i
-        stream = streams[ends[k] : ends[k + 1]] if not encodes else streams[:0]
-        count = walk(prior, qualities[k], encodes, symbols[k], stream, lows, widths)
+    images = len(qualities)
+    for k in range(images):
+        start = k * prior.channels * GRID * GRID
+        count = walk(prior, work, qualities[k], encodes, symbols, start, streams, ends[k], ends[k + 1])
         if count == CORRUPT:
             return k
         if encodes:
-            ends[k] = write_stream(lows, widths, count, streams, ends[k + 1])
-    return len(symbols)
+            ends[k + 1] = write_stream(work, count, streams, ends[k])
+    return images

@@ -27,7 +27,7 @@ from tsae.entropy.kernels import (
     SYMBOL_LIMIT,
     PriorArrays,
 )
-from tsae.entropy.vectors import LANES
+from tsae.entropy.vectors import LANES, room
 
 T = TypeVar("T", bound=np.generic)
 
@@ -156,26 +156,28 @@ class Prior:
         field_start = np.zeros((self.qualities, CELLS, self.mean_head.shape[1]), np.int32)
         field_start[:, ORIGIN + position // GRID * ROW + position % GRID] = self.field_start[:, None] + self.field_position
         field_start = _filled_up(field_start)
-        return PriorArrays(
-            owns=len(self.own_weight),
-            units=field_start.shape[-1],
-            slices=self.slices.copy(),
-            active=self.active.copy(),
-            gain=self.gain.astype(np.int64),
-            step=self.step.copy(),
-            log_gain=self.log_gain.copy(),
-            field_start=field_start.reshape(self.qualities, -1),
-            field_weight=_paired(self.field_weight),
-            own_weight=_paired(self.own_weight),
-            mean_start=self.mean_start.copy(),
-            scale_start=self.scale_start.copy(),
-            head=_filled_up(np.stack([self.mean_head, self.scale_head], 1)).ravel(),
-            causal=np.stack([_turned(self.mean_causal), _turned(self.scale_causal)], 1).ravel(),
-            magnitude=self.magnitude.copy(),
-            table_first=self.table_first.copy(),
-            table_zero=self.table_first[:-1] - self.table_least,
-            cumulative=self.cumulative.copy(),
-        )
+        flat: dict[str, NDArray[Any]] = {
+            "slices": self.slices,
+            "active": self.active,
+            "gain": self.gain,
+            "step": self.step,
+            "log_gain": self.log_gain,
+            "field_start": field_start,
+            "field_weight": _paired(self.field_weight[:, ::-1]),
+            "own_weight": _paired(self.own_weight[:, ::-1]),
+            "mean_start": self.mean_start,
+            "scale_start": self.scale_start,
+            "head": _filled_up(np.stack([self.mean_head, self.scale_head], 1)),
+            "causal": np.stack([_turned(self.mean_causal), _turned(self.scale_causal)], 1),
+            "magnitude": self.magnitude,
+            "table_first": self.table_first,
+            "table_zero": self.table_first[:-1] - self.table_least,
+            "cumulative": self.cumulative,
+        }
+        copies = {name: room(array.size, array.dtype.type) for name, array in flat.items()}
+        for name, array in flat.items():
+            copies[name][:] = array.ravel()
+        return PriorArrays(owns=len(self.own_weight), channels=self.channels, units=field_start.shape[-1], **copies)
 
     def _check_shapes(self) -> None:
         sizes: dict[str, int] = {}
@@ -197,9 +199,9 @@ class Prior:
         owns = len(self.own_weight)
         if (self.slices < 1).any() or self.slices.sum() != self.channels or (self.slices[:owns] != 1).any():
             raise ValueError("slices are not a division of the channels")
-        if not ((0 < self.gain) & (self.gain < 2**20)).all() or not ((0 < self.step) & (self.step < 2**20)).all():
+        if min(self.gain.min(), self.step.min()) < 1 or max(self.gain.max(), self.step.max()) >= 2**20:
             raise ValueError("a gain or a step outside 1 to 2^20 - 1")
-        if not ((0 <= self.magnitude) & (self.magnitude < 2**15)).all():
+        if self.magnitude.min() < 0 or self.magnitude.max() >= 2**15:
             raise ValueError("a magnitude outside 0 to 2^15 - 1")
 
     def _check_tables(self) -> None:
@@ -241,13 +243,13 @@ def _filled_up(array: NDArray[T]) -> NDArray[T]:
 
 
 def _paired(weight: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Flat weights `[..., 2, H]` in which each LANES of values are followed by those of magnitudes."""
+    """Weights `[..., 2, H]` as `[..., U / LANES, 2, LANES]`."""
     filled = _filled_up(weight)
-    return np.swapaxes(filled.reshape(*filled.shape[:-1], -1, LANES), -3, -2).ravel()
+    return np.swapaxes(filled.reshape(*filled.shape[:-1], filled.shape[-1] // LANES, LANES), -3, -2)
 
 
 def _turned(causal: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Weights of earlier latents on one, `[C, 12]`, as those of one latent on later ones, `[C, CAUSAL_ROWS, CAUSAL_COLUMNS]`."""
+    """What earlier latents say about one, `[C, 12]`, as what one says about later ones, `[C, CAUSAL_ROWS, CAUSAL_COLUMNS]`."""
     turned = np.zeros((len(causal), CAUSAL_ROWS, CAUSAL_COLUMNS), np.int32)
     for t in range(CAUSAL_TAPS):
         turned[:, 2 - t // 5, CAUSAL_REACH + 2 - t % 5] = causal[:, t]

@@ -22,6 +22,7 @@ class TrainConfig:
         learning_rate: The highest rate of Adam.
         seed: Of the initial weights and of the order of the images; 0 to 2^63 - 1.
         device: "cpu" or "cuda".
+        start: Name or file of the model to start from; None starts from nothing.
     """
 
     model: str
@@ -30,6 +31,7 @@ class TrainConfig:
     learning_rate: float
     seed: int = 0
     device: str = "cpu"
+    start: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the values.

@@ -9,27 +9,32 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from tsae.checkpoint import PIXEL_LIMIT, LearnedWeights, Model
+from tsae.checkpoint import PATCH, PIXEL_LIMIT, LearnedWeights, Model
 from tsae.entropy import kernels
 from tsae.entropy.prior import Prior
 from tsae.fixed_point import EXACT_LIMIT, HIDDEN_LIMIT, MIX_LIMIT, STREAM_LIMIT, FixedPointTransform, Layer
 from tsae.training.variable_rate import (
     GREY_LEVELS,
+    HIDDEN_BITS,
     LEAST_LOG_SCALE,
     LOGISTIC_SLOPE,
+    MIX_BITS,
     QUALITIES,
+    STREAM_BITS,
     Block,
+    Pointwise,
+    Sizes,
     Transform,
     VariableRateAutoencoder,
     to_patches,
 )
 
-STREAM_BITS, MIX_BITS, HIDDEN_BITS, LATENT_BITS, PIXEL_BITS = 6, 5, 6, 6, 4
-"""Fractional bits of what layers take and give, in units of 16 grey levels: a pixel's last bit is 2^-4 units."""
+LATENT_BITS, PIXEL_BITS = 6, 4
+"""Fractional bits of latents and pixels, in units of 16 grey levels."""
 
-GAIN_BITS, PREDICTION_BITS, FIELD_BITS, ACTIVATION_BITS, MAGNITUDE_BITS = 12, 20, 16, 8, 4
+GAIN_BITS, PREDICTION_BITS, FIELD_BITS, ACTIVATION_BITS, MAGNITUDE_BITS = 12, 20, 15, 7, 4
 """Fractional bits of the prior's integers."""
 
 HEAD_BITS = PREDICTION_BITS - ACTIVATION_BITS
@@ -82,7 +87,7 @@ def fixed_transform(
 
 def _layer(weight: Tensor, bias: Tensor, input_limit: int, input_bits: int, output_bits: int) -> Layer:
     """Each output with the finest weights that keep its sum exact."""
-    w, b = weight.double().numpy(), np.atleast_2d(bias.double().numpy())
+    w, b = weight.detach().double().numpy(), np.atleast_2d(bias.detach().double().numpy())
     for bits in range(24, 0, -1):
         fits = _rounded(w, b, bits, input_bits)
         shift = bits + input_bits - output_bits
@@ -104,6 +109,105 @@ def _rounded(
     return np.rint(w * 2.0**bits), np.rint(b * 2.0 ** (bits + input_bits))
 
 
+def round_as_exported(network: VariableRateAutoencoder) -> None:
+    """Makes the trainable network round weights and activations as its export will, so that training can make up for it."""
+    pixels = fixed_transform(network.g_a, PIXEL_LIMIT, PIXEL_BITS, LATENT_BITS, 1.0)
+    latents = fixed_transform(network.g_s, kernels.LATENT_LIMIT, LATENT_BITS, 0, GREY_LEVELS)
+    for transform, fixed, bits, gain in (
+        (network.g_a, pixels, (PIXEL_BITS, LATENT_BITS), 1.0),
+        (network.g_s, latents, (LATENT_BITS, 0), GREY_LEVELS),
+    ):
+        first, *inner, last = fixed.layers
+        transform.first.step = _step(first, bits[0], STREAM_BITS)
+        transform.last.step = _step(last, STREAM_BITS, bits[1]) / gain
+        for number, block in enumerate(cast(Iterable[Block], transform.blocks)):
+            mix, expand, reduce = inner[3 * number : 3 * number + 3]
+            block.mix_step = _step(mix, STREAM_BITS, MIX_BITS)[:, :, None, None]
+            block.expand.step = _step(expand, MIX_BITS, HIDDEN_BITS)
+            block.reduce.step = _step(reduce, HIDDEN_BITS, STREAM_BITS)
+
+
+def _step(layer: Layer, input_bits: int, output_bits: int) -> Tensor:
+    """What one in the last place of an integer weight stands for, by output, float32 `[outputs, 1]`."""
+    bits = torch.from_numpy(layer.shift + output_bits - input_bits)
+    return torch.exp2(-bits.float())[:, None]
+
+
+@torch.no_grad()
+def trainable(weights: LearnedWeights) -> VariableRateAutoencoder:
+    """The trainable network that integers stand for: where a training that starts from a model starts.
+
+    Args:
+        weights: Of the model.
+    """
+    network = VariableRateAutoencoder(sizes_of(weights), torch.eye(PATCH), torch.ones(PATCH))
+    _fill_transform(network.g_a, weights.analysis, PIXEL_BITS, LATENT_BITS, 1.0)
+    _fill_transform(network.g_s, weights.synthesis, LATENT_BITS, 0, GREY_LEVELS)
+    _fill_prior(network, weights.prior)
+    return network
+
+
+def sizes_of(weights: LearnedWeights) -> Sizes:
+    """Widths and depths of a model."""
+    prior = weights.prior
+    shapes = [
+        (len(t.layers[0].weight), len(t.layers[2].weight), (len(t.layers) - 2) // 3)
+        for t in (weights.analysis, weights.synthesis)
+    ]
+    slices = tuple(prior.slices.tolist())
+    return Sizes(prior.channels, slices, len(prior.own_weight), prior.mean_head.shape[1], shapes[0], shapes[1])
+
+
+def _fill_transform(transform: Transform, fixed: FixedPointTransform, input_bits: int, output_bits: int, gain: float) -> None:
+    first, *inner, last = fixed.layers
+    _fill(transform.first, first, input_bits, STREAM_BITS)
+    _fill(transform.last, last, STREAM_BITS, output_bits, gain)
+    for number, block in enumerate(cast(Iterable[Block], transform.blocks)):
+        mix, expand, reduce = inner[3 * number : 3 * number + 3]
+        _fill(block.mix, mix, STREAM_BITS, MIX_BITS)
+        _fill(block.reduce, reduce, HIDDEN_BITS, STREAM_BITS)
+        block.quality.copy_(_fill(block.expand, expand, MIX_BITS, HIDDEN_BITS))
+        block.expand.bias.zero_()
+
+
+def _fill(target: Pointwise | nn.Conv2d, layer: Layer, input_bits: int, output_bits: int, gain: float = 1.0) -> Tensor:
+    """Sets weight and bias; returns the biases by quality."""
+    step = _step(layer, input_bits, output_bits)
+    target.weight.copy_((torch.from_numpy(layer.weight).float() * step / gain).view_as(target.weight))
+    biases = torch.from_numpy(layer.bias).float() * step.T * 2.0**-input_bits / gain
+    if target.bias is not None:
+        target.bias.copy_(biases[0])
+    return biases
+
+
+def _fill_prior(network: VariableRateAutoencoder, fixed: Prior) -> None:
+    prior, taps = network.prior, kernels.CAUSAL_TAPS
+    field_scale = torch.tensor([2.0 ** (FIELD_BITS - LATENT_BITS), 2.0 ** (FIELD_BITS - MAGNITUDE_BITS)])
+    field = torch.from_numpy(fixed.field_weight).float() / field_scale[:, None]  # [C, 9, 2, H]
+    first = 0
+    for part, size in zip(prior.field_weights, fixed.slices.tolist(), strict=False):
+        both = field[first : first + size].reshape(size, 3, 3, 2, -1).permute(4, 3, 0, 1, 2)  # [H, 2, n, 3, 3]
+        part.copy_(both.flatten(1, 2))
+        first += size
+    own = torch.from_numpy(fixed.own_weight).float() / field_scale[:, None]  # [O, 12, 2, H]
+    prior.own_weights.zero_().flatten(3)[..., :taps] = own.permute(0, 3, 2, 1)
+    prior.field_quality.copy_(_float(fixed.field_start, FIELD_BITS))
+    prior.field_position.copy_(_float(fixed.field_position, FIELD_BITS).T.reshape(-1, 8, 8))
+    for name, bits in (("mean", PREDICTION_BITS - LATENT_BITS), ("scale", PREDICTION_BITS - MAGNITUDE_BITS)):
+        getattr(prior, f"{name}_start").copy_(_float(getattr(fixed, f"{name}_start"), PREDICTION_BITS).reshape(-1, 8, 8))
+        getattr(prior, f"{name}_head").copy_(_float(getattr(fixed, f"{name}_head"), HEAD_BITS))
+        getattr(prior, f"{name}_causal").zero_().flatten(1)[:, :taps] = _float(getattr(fixed, f"{name}_causal"), bits)
+    log_gain = torch.log2(_float(fixed.gain, GAIN_BITS))
+    network.log_gain.copy_(log_gain)
+    network.log_step.copy_(torch.log2(_float(fixed.step, LATENT_BITS + kernels.STEP_SHIFT)) + log_gain)
+    offset = 0.5 / SCALE_ROWS_AN_OCTAVE - LEAST_LOG_SCALE
+    prior.scale_quality.copy_(_float(fixed.log_gain, PREDICTION_BITS) - offset - log_gain)
+
+
+def _float(values: NDArray[np.signedinteger], bits: int) -> Tensor:
+    return torch.from_numpy(values.astype(np.float64) * 2.0**-bits).float()
+
+
 @torch.no_grad()
 def fixed_prior(network: VariableRateAutoencoder, images: NDArray[np.uint8]) -> Prior:
     """A trained prior in integers.
@@ -112,8 +216,6 @@ def fixed_prior(network: VariableRateAutoencoder, images: NDArray[np.uint8]) -> 
         network: What was trained, on the CPU.
         images: To fit the tables to, uint8 `[N, 32, 32, 3]`.
 
-    Raises:
-        ValueError: if a weight does not fit its integer.
     """
     prior, sizes = network.prior, network.sizes
     counts, used = _count_symbols(network, images)
@@ -149,10 +251,9 @@ def fixed_prior(network: VariableRateAutoencoder, images: NDArray[np.uint8]) -> 
 
 
 def _int(values: Tensor, bits: int, dtype: type[np.signedinteger] = np.int32) -> NDArray[np.signedinteger]:
-    scaled = np.rint(values.double().numpy() * 2.0**bits)
-    if np.abs(scaled).max(initial=0) > np.iinfo(dtype).max:
-        raise ValueError(f"a value of {np.abs(scaled).max() / 2.0**bits:.3g} does not fit {np.dtype(dtype)} with {bits} bits")
-    return np.ascontiguousarray(scaled.astype(dtype))
+    """Rounded to so many fractional bits; weights that their type cannot hold become its largest."""
+    scaled, limit = np.rint(values.detach().double().numpy() * 2.0**bits), np.iinfo(dtype).max
+    return np.ascontiguousarray(np.clip(scaled, -limit, limit).astype(dtype))
 
 
 def _reach(row: int) -> int:

@@ -9,14 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tsae.checkpoint import Model
+from tsae.checkpoint import LearnedWeights, Model, model_from_bytes
 from tsae.data import ImageSet
 from tsae.errors import InputError
+from tsae.training.augment import mix_in
 from tsae.training.config import TrainConfig
-from tsae.training.export import export
+from tsae.training.export import export, round_as_exported, trainable
 from tsae.training.variable_rate import QUALITIES, Pointwise, Sizes, VariableRateAutoencoder, principal_components, to_patches
+from tsae.zoo import read_model_file
 
-LEAST_WEIGHT_BITS, WEIGHT_RATIO = 50.0, 12.0
+LEAST_WEIGHT_BITS, WEIGHT_RATIO = 30.0, 14.0
 """Bits of an image that 1 dB is worth at the lowest quality, and how many times that at the highest: 27 to 40 dB."""
 
 SMALLEST_ERROR = 0.25
@@ -62,24 +64,38 @@ def cost(x: Tensor, x_hat: Tensor, bits: Tensor, quality: Tensor) -> Tensor:
     return bits.sum((1, 2, 3)) / bits_per_db().to(bits.device)[quality] + 10 * torch.log10(error + SMALLEST_ERROR)
 
 
+def _start(config: TrainConfig, images: NDArray[np.uint8]) -> VariableRateAutoencoder:
+    """The principal components of the images, or a model; that one rounds as its export will, since it is nearly done."""
+    if config.start is None:
+        return VariableRateAutoencoder(Sizes(), *principal_components(images[:: max(1, len(images) // COMPONENT_IMAGES)]))
+    weights = model_from_bytes(read_model_file(config.start), config.start).weights
+    if not isinstance(weights, LearnedWeights):
+        raise InputError(
+            f"start {config.start}: is a model of {weights.architecture}; name one of {LearnedWeights.architecture}"
+        )
+    network = trainable(weights)
+    round_as_exported(network)
+    return network
+
+
 class LearnedRecipe:
-    """Trains a `VariableRateAutoencoder`."""
+    """Trains a `VariableRateAutoencoder`, from nothing or from a model."""
 
     def __init__(self, config: TrainConfig, images: NDArray[np.uint8]) -> None:
-        """Builds the network from the principal components of the images.
+        """Builds the network.
 
         Args:
             config: The recipe's numbers.
             images: To train on, uint8 `[N, 32, 32, 3]`.
 
         Raises:
-            InputError: if this torch has no Muon.
+            InputError: if this torch has no Muon, or the model to start from is of another architecture.
+            ModelError: if the model to start from cannot be read.
         """
         if not hasattr(torch.optim, "Muon"):
             raise InputError(f"torch {torch.__version__}: has no optimiser Muon, which this recipe needs; update torch to 2.9")
         self.config = config
-        components, deviations = principal_components(images[:: max(1, len(images) // COMPONENT_IMAGES)])
-        self.network = VariableRateAutoencoder(Sizes(), components, deviations).to(config.device)
+        self.network = _start(config, images).to(config.device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         matrices = [layer.weight for layer in self.network.modules() if isinstance(layer, Pointwise)]
         chosen = {id(matrix) for matrix in matrices}
@@ -106,7 +122,7 @@ class LearnedRecipe:
         """
         self._set_rate(number, steps)
         quality = torch.randint(QUALITIES, (len(images),), device=images.device)
-        x = to_patches(images)
+        x = to_patches(mix_in(images))
         x_hat, bits, _ = self.network(x, quality)
         loss = cost(x, x_hat, bits, quality).mean()
         for optimizer in self.optimizers:

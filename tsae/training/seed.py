@@ -9,12 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tsae.checkpoint import Model, SeedWeights
+from tsae.checkpoint import Model, SeedWeights, model_from_bytes
 from tsae.data import ImageSet
+from tsae.errors import InputError
 from tsae.metrics import psnr_db
 from tsae.model import SeedAutoencoder, to_network_input
 from tsae.quantize import LatentQuantizer, fit_quantizer
 from tsae.training.config import TrainConfig
+from tsae.zoo import read_model_file
 
 EVALUATION_BATCH = 256
 
@@ -23,18 +25,31 @@ QUANTIZER_IMAGES = 8192
 most; what storing in 8 bits costs, 0.02 dB, leaves nothing to win there."""
 
 
+def _start(config: TrainConfig) -> SeedAutoencoder:
+    if config.start is None:
+        return SeedAutoencoder()
+    weights = model_from_bytes(read_model_file(config.start), config.start).weights
+    if not isinstance(weights, SeedWeights):
+        raise InputError(f"start {config.start}: is a model of {weights.architecture}; name one of {SeedWeights.architecture}")
+    return weights.network
+
+
 class SeedRecipe:
     """Trains a `SeedAutoencoder` with Adam: its rate rises over one epoch, then follows half a cosine to zero."""
 
     def __init__(self, config: TrainConfig, images: NDArray[np.uint8]) -> None:
-        """Builds the network, with random weights.
+        """Builds the network, with random weights or those of a model.
 
         Args:
             config: The recipe's numbers.
             images: To train on, uint8 `[N, 32, 32, 3]`.
+
+        Raises:
+            InputError: if the model to start from is of another architecture.
+            ModelError: if it cannot be read.
         """
         self.config = config
-        self.network = SeedAutoencoder().to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = _start(config).to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)]
         self._warm_steps = -(-len(images) // config.batch_size)
 

@@ -14,13 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tsae.checkpoint import PATCH
+from tsae.fixed_point import HIDDEN_LIMIT, STREAM_LIMIT
+
 QUALITIES = 8
 
 GREY_LEVELS = 16.0
 """Grey levels in one unit."""
 
-PATCH = 48
-"""Values of a patch of 4x4 pixels in three colours."""
+STREAM_BITS, MIX_BITS, HIDDEN_BITS = 6, 5, 6
+"""Fractional bits, in units, of the activations of `tsae.fixed_point`."""
+
+STREAM_REACH = STREAM_LIMIT / 2.0**STREAM_BITS
+"""Greatest magnitude of the inner representation, in units."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,22 +72,41 @@ def principal_components(images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     return (vectors * signs).T.flip(0).float().contiguous(), variances.flip(0).clamp_min(1e-3).sqrt().float()
 
 
+def on_grid(x: Tensor, step: Tensor | float, least: float = -math.inf, greatest: float = math.inf) -> Tensor:
+    """The nearest multiple of a step within a range, with the gradient of `x` itself ("straight through")."""
+    return x + (torch.round(x / step).mul(step).clamp(least, greatest) - x).detach()
+
+
 class Pointwise(nn.Module):
-    """A 1x1 convolution whose weight is a matrix, as `torch.optim.Muon` needs it."""
+    """A 1x1 convolution whose weight is a matrix, as `torch.optim.Muon` needs it.
+
+    Attributes:
+        step: What weights are rounded to multiples of, by output, `[outputs, 1]`; None is not at all.
+    """
+
+    step: Tensor | None
 
     def __init__(self, inputs: int, outputs: int) -> None:
         """Starts with small random weights and no bias."""
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) * (0.5 / math.sqrt(inputs)))
         self.bias = nn.Parameter(torch.zeros(outputs))
+        self.step = None
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inputs, 8, 8]` to `[B, outputs, 8, 8]`."""
-        return functional.conv2d(x, self.weight[:, :, None, None], self.bias)
+        weight = self.weight if self.step is None else on_grid(self.weight, self.step)
+        return functional.conv2d(x, weight[:, :, None, None], self.bias)
 
 
 class Block(nn.Module):
-    """`x + B relu(A mix(x) + quality)`, mix a 5x5 convolution of each channel by itself; B starts at 0, mix near x."""
+    """`x + B relu(A mix(x) + quality)`, mix a 5x5 convolution of each channel by itself; B starts at 0, mix near x.
+
+    Attributes:
+        mix_step: What the weights of mix are rounded to multiples of, `[width, 1, 1, 1]`; None where nothing is rounded.
+    """
+
+    mix_step: Tensor | None
 
     def __init__(self, width: int, hidden: int) -> None:
         """Builds the layers."""
@@ -91,6 +116,7 @@ class Block(nn.Module):
         self.expand = Pointwise(width, hidden)
         self.reduce = Pointwise(hidden, width)
         self.quality = nn.Parameter(torch.zeros(QUALITIES, hidden))
+        self.mix_step = None
         with torch.no_grad():
             self.mix.weight.mul_(0.5)[:, 0, 2, 2] += 1
             nn.init.zeros_(self.mix.bias)
@@ -98,9 +124,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         """`[B, width, 8, 8]` and the quality of each image less 1, int64 `[B]`."""
-        hidden = self.expand(self.mix(x)) + self.quality[quality][:, :, None, None]
-        result: Tensor = x + self.reduce(functional.relu(hidden))
-        return result
+        if self.mix_step is None:
+            hidden = functional.relu(self.expand(self.mix(x)) + self.quality[quality][:, :, None, None])
+            result: Tensor = x + self.reduce(hidden)
+            return result
+        weight = on_grid(self.mix.weight, self.mix_step)
+        mixed = functional.conv2d(x, weight, self.mix.bias, padding=2, groups=x.shape[1])
+        hidden = self.expand(on_grid(mixed, 2.0**-MIX_BITS)) + self.quality[quality][:, :, None, None]
+        hidden = on_grid(functional.relu(hidden), 2.0**-HIDDEN_BITS, 0, HIDDEN_LIMIT / 2.0**HIDDEN_BITS)
+        return on_grid(x + self.reduce(hidden), 2.0**-STREAM_BITS, -STREAM_REACH, STREAM_REACH)
 
 
 class Transform(nn.Module):
@@ -126,6 +158,8 @@ class Transform(nn.Module):
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         """`[B, inputs, 8, 8]` and the quality of each image less 1, int64 `[B]`, to `[B, outputs, 8, 8]`."""
         x = self.first(x)
+        if self.first.step is not None:
+            x = on_grid(x, 2.0**-STREAM_BITS, -STREAM_REACH, STREAM_REACH)
         for block in self.blocks:
             x = block(x, quality)
         result: Tensor = self.last(x)
