@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,9 +73,20 @@ def principal_components(images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     return (vectors * signs).T.flip(0).float().contiguous(), variances.flip(0).clamp_min(1e-3).sqrt().float()
 
 
+class _OnGrid(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, step: Tensor | float, least: float, greatest: float) -> Tensor:
+        return (x / step).round_().mul_(step).clamp_(least, greatest)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradients[0], None, None, None
+
+
 def on_grid(x: Tensor, step: Tensor | float, least: float = -math.inf, greatest: float = math.inf) -> Tensor:
     """The nearest multiple of a step within a range, with the gradient of `x` itself ("straight through")."""
-    return x + (torch.round(x / step).mul(step).clamp(least, greatest) - x).detach()
+    result: Tensor = _OnGrid.apply(x, step, least, greatest)
+    return result
 
 
 class Pointwise(nn.Module):
