@@ -1,17 +1,18 @@
 """What opening an archive and getting one image costs, and how it grows with the archive.
 
-    python benchmarks/access.py [--images 10000 100000 1000000] [--dir DIR] [--json FILE]
+    python benchmarks/access.py [--images 10000 100000 1000000] [--model NAME] [--dir DIR] [--json FILE]
 
-Writes archives of that many records with made-up latents, and for each measures, in this process, with torch imported and
-the model loaded once, files in the page cache: *cold* is opening the archive and getting one image by key, each time
-another; *warm* is getting images by random keys, and by random positions, from the open archive. Of warm access, `read` is
-the part before decoding. Times are ms; `memory_mb` is what the open archive took in all. The last archive is one that 300
-updates of 100 images each have made, so that each key may lie in any of 300 shards.
+Writes archives of that many records, streams of drawn signs over and over, and for each measures, in this process, with
+torch imported and the model loaded once, files in the page cache: *cold* is opening the archive and getting one image by
+key, each time another; *warm* is getting images by random keys, and by random positions, from the open archive. Of warm
+access, `read` is the part before decoding. Times are ms; `memory_mb` is what the open archive took in all. The last archive
+is one that 300 updates of 100 images each have made, so that each key may lie in any of 300 shards.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import resource
 import statistics
@@ -21,15 +22,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import tsae
 from tsae import archive as ar
+from tsae.checkpoint import model_from_bytes
+from tsae.codec import Codec, check_quality
+from tsae.config import DEFAULT_MODEL
+from tsae.images import resize
 from tsae.jobs.plan import SHARD_IMAGES
 from tsae.paths import Folder
+from tsae.signs import draw_signs
 from tsae.zoo import read_model_file
 
 COLD, WARM = 30, 1000
-MODEL = "seed-8x8x8"
+
+STREAMS = 1000
+"""Different streams of an archive."""
 
 
 def key(i: int) -> str:
@@ -37,15 +46,20 @@ def key(i: int) -> str:
     return f"{i // 30000:05d}/{i // 30 % 1000:05d}_{i % 30:05d}.png"
 
 
-def records(numbers: range, rng: np.random.Generator) -> ar.Records:
-    """Rows with the keys, sizes and lengths that records of signs have."""
+def draw_records(model_file: bytes) -> ar.Records:
+    """Records of drawn signs, as the model codes them."""
+    images = np.stack([resize(Image.fromarray(sign.image)) for sign in draw_signs(STREAMS)])
+    return Codec.from_bytes(model_file, "model").encode(images)
+
+
+def records(numbers: range, rng: np.random.Generator, drawn: ar.Records) -> ar.Records:
+    """Rows with the keys and sizes that records of signs have, and streams of some drawn ones."""
     rows = len(numbers)
-    latents = rng.integers(-128, 128, (rows, 512), np.int8)
-    keys = list(map(key, numbers))
     sizes = rng.integers(25, 100, (2, rows)).astype(np.uint32)
     psnrs_db = ar.stored_psnr_db(rng.normal(32.4, 3.4, rows))
-    streams = [one.tobytes() for one in latents]
-    return ar.Records(keys, *sizes, [None] * rows, psnrs_db, np.ones(rows, np.uint8), streams, [None] * rows)
+    chosen = drawn.take(rng.integers(0, len(drawn), rows).tolist())
+    keys, labels = list(map(key, numbers)), [None] * rows
+    return dataclasses.replace(chosen, keys=keys, widths=sizes[0], heights=sizes[1], labels=labels, psnrs_db=psnrs_db)
 
 
 def one_run(images: int) -> list[range]:
@@ -58,21 +72,22 @@ def many_updates(updates: int, images: int) -> list[range]:
     return [range(start, images * updates, updates) for start in range(updates)]
 
 
-def write_archive(folder: Folder, shards: list[range]) -> None:
+def write_archive(folder: Folder, shards: list[range], name: str = DEFAULT_MODEL) -> None:
     """An archive as `tsae compress` would leave it."""
-    rng, model = np.random.default_rng(len(shards)), read_model_file(MODEL)
-    sha256 = ar.digest(model)
-    entries = [ar.write_shard(folder, n, records(numbers, rng), {}, sha256) for n, numbers in enumerate(shards)]
+    rng, model = np.random.default_rng(len(shards)), read_model_file(name)
+    weights, sha256, drawn = model_from_bytes(model, name).weights, ar.digest(model), draw_records(model)
+    entries = [ar.write_shard(folder, n, records(numbers, rng, drawn), {}, sha256) for n, numbers in enumerate(shards)]
     lists = ar.write_lists(folder, None, {}, entries)
     ar.write(folder, ar.MODEL_FILE, model)
-    settings = ar.Settings(source="benchmark", root="benchmark", verify=True, min_psnr_db=None)
+    quality = check_quality(None, weights.qualities, name)
+    settings = ar.Settings(source="benchmark", root="benchmark", verify=True, min_psnr_db=None, quality=quality)
     manifest = ar.Manifest(
         requires=(),
-        model=MODEL,
+        model=name,
         model_file=ar.MODEL_FILE,
         model_bytes=len(model),
         model_sha256=sha256,
-        latent_shape=(8, 8, 8),
+        latent_shape=weights.latent_shape,
         preprocessing={},
         settings=settings,
         created_by="benchmarks/access.py",
@@ -132,6 +147,7 @@ def main() -> None:
     """Parses, writes the archives, measures, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--dir", help="where to write the archives; default: a temporary folder")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     args = parser.parse_args()
@@ -139,7 +155,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
         for shards in [*map(one_run, args.images), many_updates(300, 100)]:
             path, images = f"{folder}/{len(results)}", sum(map(len, shards))
-            write_archive(Folder(path), shards)
+            write_archive(Folder(path), shards, args.model)
             results.append(measure(path, images))
             print(json.dumps(results[-1]), flush=True)
     if args.json:

@@ -1,26 +1,27 @@
-"""What storing latents as 8-bit integers costs in quality: a model with float latents against its codec, side by side.
+"""What storing latents as 8-bit integers costs in quality: a seed model with float latents against its codec, side by side.
 
     python benchmarks/quantization.py DATA [--model NAME|FILE]
 
-DATA is what `tsae train` takes. Prints one JSON object: mean binary cross-entropy (nats per component, float latents), and
-the mean, first percentile and minimum of PSNR (dB) for float and for stored latents.
+DATA is what `tsae train` takes; the model is one of the architecture seed-8x8x8. Prints one JSON object: mean binary
+cross-entropy (nats per component, float latents), and the mean, first percentile and minimum of PSNR (dB) for float and for
+stored latents.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsae.archive import Records
-from tsae.checkpoint import model_from_bytes
+from tsae.checkpoint import SeedWeights, model_from_bytes
 from tsae.codec import Codec
 from tsae.data import load_images
 from tsae.metrics import psnr_db
-from tsae.train import evaluate
+from tsae.training.seed import evaluate
 from tsae.zoo import read_model_file
 
 
@@ -38,11 +39,12 @@ def main() -> None:
     torch.set_num_threads(1)
     images = load_images(args.data).images
     model_file = read_model_file(args.model)
-    network = model_from_bytes(model_file, args.model).network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = model_from_bytes(model_file, args.model).weights
+    if not isinstance(weights, SeedWeights):
+        sys.exit(f"{args.model}: its latents are never floats; name a model of the architecture {SeedWeights.architecture}")
+    network = weights.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     codec = Codec.from_bytes(model_file, args.model)
-    streams = codec.encode(images)
-    sizes, codings = np.full(len(images), 32, np.uint32), np.full(len(images), int(codec.coding), np.uint8)
-    records = Records([str(i) for i in range(len(images))], sizes, sizes, [None] * len(images), codings, streams)
+    records = codec.encode(images)
     bce, float_psnrs = evaluate(network, images, "cpu")
     float_db = summarize(float_psnrs)
     stored_db = summarize(psnr_db(images, codec.decode(records)))
@@ -51,7 +53,7 @@ def main() -> None:
         "bce": bce,
         "float_psnr_db": float_db,
         "stored_psnr_db": stored_db,
-        "stored_bytes": sum(map(len, streams)) / len(images),
+        "stored_bytes": sum(map(len, records.streams)) / len(images),
         "cost_db": float_db["mean"] - stored_db["mean"],
     }
     print(json.dumps(result, indent=1))

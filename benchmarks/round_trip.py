@@ -1,6 +1,6 @@
 """The main job on real images, checked from outside: `tsae compress`, then `tsae decompress`, in fresh processes.
 
-    python benchmarks/round_trip.py IMAGES [--model NAME|FILE] [--workers N]
+    python benchmarks/round_trip.py IMAGES [--model NAME|FILE] [--quality Q] [--workers N]
 
 IMAGES is a folder. Fails if a file is missing, has another name or another size; prints one JSON object with counts, bytes
 an image, PSNR (dB) of the files that came back against the 32x32 originals, and images/s of both jobs, start-up included.
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tsae
+from tsae.config import DEFAULT_MODEL
 from tsae.images import decode_image, resize
 from tsae.jobs.decompress import find_whole_names, output_name
 from tsae.metrics import psnr_db
@@ -41,13 +42,15 @@ def main() -> None:
     """Parses, runs both jobs, compares, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--model", default="seed-8x8x8")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--quality")
     parser.add_argument("--workers", default="1")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         archive_path, out = f"{folder}/archive", Path(folder, "out")
         flags = [f"--workers={args.workers}"]
-        compress_s = seconds_of("compress", str(args.images), archive_path, f"--model={args.model}", *flags)
+        quality = [f"--quality={args.quality}"] if args.quality else []
+        compress_s = seconds_of("compress", str(args.images), archive_path, f"--model={args.model}", *quality, *flags)
         decompress_s = seconds_of("decompress", archive_path, str(out), *flags)
         with tsae.open_archive(archive_path) as archive:
             keys, info = list(archive), archive.info()
@@ -61,6 +64,8 @@ def main() -> None:
             sys.exit(f"files of sizes {wrong}")
         psnrs = psnr_db(np.stack([load(args.images / key) for key in keys]), np.stack([np.asarray(i) for i in decoded]))
     result = {
+        "model": info["model"],
+        "quality": info["quality"],
         "images": info["images"],
         "failures": info["failures"],
         "files": len(found),

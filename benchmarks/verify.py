@@ -2,7 +2,7 @@
 
     python benchmarks/verify.py [--images N] [--folder IMAGES] [--rounds N] [--json FILE]
 
-Writes an archive of that many records (about 525 bytes each) with made-up latents, and verifies it with 1, 2 ... workers,
+Writes an archive of that many records, streams of drawn signs over and over, and verifies it with 1, 2 ... workers,
 files in the page cache: in this process, and as a command with its start-up. With a folder of images, compresses that
 with one worker, by turns with verification and without it, and gives the medians of the rounds and their ratio: of the whole
 command, and of the work alone (reading, encoding, writing, in this process after a warm-up).
@@ -93,7 +93,7 @@ def measure_compress(images: str, folder: str, rounds: int) -> dict[str, object]
 def main() -> None:
     """Parses, writes the archive, measures, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=380_000, help="records of the archive (default: %(default)s, 200 MB)")
+    parser.add_argument("--images", type=int, default=1_000_000, help="records of the archive (default: %(default)s)")
     parser.add_argument("--folder", help="images to compress")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures there as well")

@@ -68,7 +68,8 @@ def faintness(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     values = images.reshape(len(images), count * 3).astype(np.int32)
     # In integers, so that no machine decides otherwise: count^2 times the variance, summed over the colours.
     squares = np.einsum("nv,nv->n", values, values).astype(np.int64)
-    sums = values.reshape(len(images), IMAGE_SIZE_PX, -1).sum(1).reshape(len(images), -1, 3).sum(1).astype(np.int64)
+    rows = values.reshape(len(images), IMAGE_SIZE_PX, IMAGE_SIZE_PX * 3).sum(1)
+    sums = rows.reshape(len(images), IMAGE_SIZE_PX, 3).sum(1).astype(np.int64)
     spread = count * squares - np.square(sums).sum(1)
     limits = [int(3 * count * count * deviation * deviation) for deviation in FAINT_DEVIATIONS]
     steps = np.sum([spread < limit for limit in limits], axis=0, dtype=np.int64)
