@@ -17,7 +17,15 @@ LAYERS = [
     {"tsae.archive", "tsae.inputs", "tsae.data", "tsae.model_file", "tsae.latents", "pipelines.options", "pipelines.worker"},
     {"tsae.model", "tsae.fixed_point", "tsae.checkpoint", "tsae.zoo"},
     {"tsae.coding", "tsae.codec", "tsae.reader"},
-    {"tsae.training", "tsae.jobs", "tsae.demo", "tsae.on_demand", "pipelines.transforms", "pipelines.engine", "pipelines.local"},
+    {
+        "tsae.training",
+        "tsae.jobs",
+        "tsae.demo",
+        "tsae.on_demand",
+        "pipelines.transforms",
+        "pipelines.engine",
+        "pipelines.local",
+    },
     {"tsae.cli", "tsae.__main__", "pipelines.compress", "pipelines.decompress"},
 ]
 

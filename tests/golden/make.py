@@ -25,15 +25,18 @@ from PIL import Image
 
 from tsae import archive as ar
 from tsae.codec import Codec
-from tsae.images import decode_image, encode_image, encode_lossless, resize
-from tsae.metrics import psnr_db
+from tsae.images import decode_image, encode_image, resize
+from tsae.jobs.compress import encode_chunk
 from tsae.signs import draw_sign
 from tsae.zoo import read_model_file
 
 PLACE = Path(__file__).parent / "v1"
-MODEL = "seed-8x8x8"
+PLAIN_MODEL, CODED_MODEL = "seed-8x8x8", "tsae"
 SEED = 11
 FLOOR_DB = 27.0
+
+PATTERN = -1
+"""In place of a sign's number: lines of black and white, which are shorter losslessly than coded at quality 5."""
 
 FAILURES = (
     ar.Failure("broken.png", "decode", "ImageError", "7 bytes that are no image", 7, "1700000000000000000"),
@@ -49,30 +52,25 @@ def small_limits() -> None:
     importlib.import_module("tsae.archive.commit").LIST_SHARDS = 2
 
 
-def make_records(codec: Codec, indexes: Mapping[str, int], labels: Mapping[str, str], is_measured: bool) -> ar.Records:
-    """Records of drawn signs, as `compress --min-psnr` makes them; `indexes` has the number of the drawing by key, sorted."""
-    drawn = [draw_sign(index, SEED).image for index in indexes.values()]
+def draw(index: int) -> np.ndarray:
+    """The sign of a number, or the pattern, uint8 `[H, W, 3]`."""
+    if index != PATTERN:
+        return draw_sign(index, SEED).image
+    return np.where(np.indices((32, 32)).sum(0)[:, :, None] % 2, np.uint8(255), np.uint8(0)).repeat(3, 2)
+
+
+def make_records(codec: Codec, indexes: Mapping[str, int], labels: Mapping[str, str], settings: ar.Settings) -> ar.Records:
+    """Records of drawings, as `compress` makes them; `indexes` has the number of the drawing by key, sorted."""
+    drawn = [draw(index) for index in indexes.values()]
     x = np.stack([resize(Image.fromarray(image)) for image in drawn])
-    latents = codec.encode_latents(x)
-    psnrs_db = np.full(len(x), np.nan, np.float32)
-    if is_measured:
-        psnrs_db = ar.stored_psnr_db(psnr_db(x, codec.decode_latents(latents)))
     heights, widths = np.array([image.shape[:2] for image in drawn], np.uint32).T
-    return ar.Records(
-        list(indexes),
-        widths,
-        heights,
-        [labels.get(key) for key in indexes],
-        psnrs_db,
-        np.full(len(x), ar.Coding.LATENTS_INT8, np.uint8),
-        [one.tobytes() for one in latents],
-        [encode_lossless(one) if psnr < FLOOR_DB else None for one, psnr in zip(x, psnrs_db, strict=True)],
-    )
+    coded, names = encode_chunk(x, codec, settings), [labels.get(key) for key in indexes]
+    return dataclasses.replace(coded, keys=list(indexes), widths=widths, heights=heights, labels=names)
 
 
 def origins_of(indexes: Mapping[str, int]) -> dict[str, ar.Origin]:
     """States of made-up files."""
-    return {key: ar.Origin.of(draw_sign(i, SEED).image.tobytes(), str(1700000000000000000 + i)) for key, i in indexes.items()}
+    return {key: ar.Origin.of(draw(i).tobytes(), str(1700000000000000000 + i)) for key, i in indexes.items()}
 
 
 def commit(
@@ -88,10 +86,10 @@ def commit(
     lists = ar.write_lists(folder, base, replaced, added)
     tables = [ar.write_digested(folder, "failures", 0, ar.failures_to_bytes(failures), len(failures))] if failures else []
     ar.write(folder, ar.MODEL_FILE, model)
-    codec = Codec.from_bytes(model, MODEL)
+    codec = Codec.from_bytes(model, "golden")
     manifest = ar.Manifest(
         requires=(),
-        model=MODEL,
+        model=codec.name,
         model_file=ar.MODEL_FILE,
         model_bytes=len(model),
         model_sha256=ar.digest(model),
@@ -109,14 +107,14 @@ def commit(
 
 def make_signs(folder: ar.Folder) -> None:
     """Two commits: three shards, then one of them with a changed image, and two more. Labels, failures, lossless images."""
-    model = read_model_file(MODEL)
-    codec, settings = Codec.from_bytes(model, MODEL), ar.Settings("/signs", "/signs", True, FLOOR_DB)
+    model = read_model_file(PLAIN_MODEL)
+    codec, settings = Codec.from_bytes(model, PLAIN_MODEL), ar.Settings("/signs", "/signs", True, FLOOR_DB)
     keys = [f"stop/{i:02d}.png" for i in range(6)] + ["straße/grün 1.png", "yield/a.b.png", "yield/c"]
     labels = {key: key.partition("/")[0] for key in keys[:7]} | {"yield/c": ""}
     shards = [{key: keys.index(key) for key in part} for part in (keys[:3], keys[3:6], keys[6:])]
 
     def write(number: int, indexes: Mapping[str, int]) -> ar.ShardEntry:
-        records = make_records(codec, indexes, labels, True)
+        records = make_records(codec, indexes, labels, settings)
         return ar.write_shard(folder, number, records, origins_of(indexes), ar.digest(model))
 
     entries = [write(number, indexes) for number, indexes in enumerate(shards)]
@@ -130,17 +128,36 @@ def make_signs(folder: ar.Folder) -> None:
 
 def make_plain(folder: ar.Folder) -> None:
     """One shard as `compress --no-verify` makes it: PSNR null; no labels, no failures, and provenance left out."""
-    model = read_model_file(MODEL)
+    model, settings = read_model_file(PLAIN_MODEL), ar.Settings("/plain", "/plain", False, None)
     indexes = {f"{i:05d}.ppm": 50 + i for i in range(3)}
-    records = make_records(Codec.from_bytes(model, MODEL), indexes, {}, False)
+    records = make_records(Codec.from_bytes(model, PLAIN_MODEL), indexes, {}, settings)
     entry = ar.write_shard(folder, 0, records, {}, ar.digest(model))
-    commit(folder, model, [entry], {}, (), ar.Settings("/plain", "/plain", False, None))
+    commit(folder, model, [entry], {}, (), settings)
+
+
+def make_learned(folder: ar.Folder) -> None:
+    """Entropy-coded: a shard at quality 3, then one at quality 5 with an image that is stored losslessly instead.
+
+    `compress` keeps to one quality in an archive; the format does not.
+    """
+    model = read_model_file(CODED_MODEL)
+    codec = Codec.from_bytes(model, CODED_MODEL)
+    parts = {3: {f"a{i}.png": 60 + i for i in range(6)}, 5: {**{f"b{i}.png": 70 + i for i in range(6)}, "pattern.png": PATTERN}}
+    for number, (quality, indexes) in enumerate(parts.items()):
+        settings = ar.Settings("/learned", "/learned", True, None, quality, "33 dB")
+        records = make_records(codec, indexes, {"a0.png": "stop"}, settings)
+        if [key for key, file in zip(records.keys, records.lossless, strict=True) if file] != ["pattern.png"][:number]:
+            raise SystemExit("another image than the pattern is stored losslessly, or none is: choose another pattern")
+        entry = ar.write_shard(folder, number, records, origins_of(indexes), ar.digest(model))
+        commit(folder, model, [entry], {}, (), settings)
 
 
 def write_expected(folder: ar.Folder, place: Path) -> None:
     """What must come out: facts of each record and SHA-256 of its latents as JSON, all pixels in one lossless WebP file."""
     files = ar.ArchiveFiles(folder.path)
     records = ar.concatenate([files.shard_records(shard) for shard in range(files.shards)])
+    codec = Codec.from_bytes(files.model_file(), "golden")
+    latents = codec.latents(records)
     rows = [
         {
             "key": key,
@@ -149,7 +166,7 @@ def write_expected(folder: ar.Folder, place: Path) -> None:
             "label": records.labels[i],
             "psnr_db": None if np.isnan(records.psnrs_db[i]) else float(records.psnrs_db[i]),
             "is_lossless": records.lossless[i] is not None,
-            "latents_sha256": hashlib.sha256(records.streams[i]).hexdigest(),
+            "latents_sha256": hashlib.sha256(latents[i].tobytes()).hexdigest(),
         }
         for i, key in enumerate(records.keys)
     ]
@@ -159,8 +176,7 @@ def write_expected(folder: ar.Folder, place: Path) -> None:
         "origins": {key: [o.size_bytes, o.version, o.sha256.hex()] for key, o in all_origins(files)},
     }
     place.with_suffix(".json").write_text(json.dumps(expected, indent=1) + "\n")
-    pixels = Codec.from_bytes(files.model_file(), MODEL).decode(records)
-    place.with_suffix(".webp").write_bytes(encode_image(np.concatenate(pixels), "webp"))
+    place.with_suffix(".webp").write_bytes(encode_image(np.concatenate(codec.decode(records)), "webp"))
 
 
 def all_origins(files: ar.ArchiveFiles) -> Iterator[tuple[str, ar.Origin]]:
@@ -183,7 +199,7 @@ def digests(place: Path) -> str:
 def make(place: Path) -> None:
     """Writes all archives, what must come out of them, and the digests of all files."""
     small_limits()
-    for name, make_archive in (("signs", make_signs), ("plain", make_plain)):
+    for name, make_archive in (("signs", make_signs), ("plain", make_plain), ("learned", make_learned)):
         folder = ar.Folder(str(place / name))
         make_archive(folder)
         write_expected(folder, place / name)

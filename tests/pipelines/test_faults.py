@@ -35,6 +35,7 @@ from pipelines.options import CompressOptions
 from tsae import paths
 from tsae.archive import digest, is_leftover
 from tsae.checkpoint import model_from_bytes, model_to_bytes
+from tsae.config import DEFAULT_MODEL
 from tsae.errors import FormatError, InputError
 from tsae.signs import write_signs
 from tsae.zoo import read_model_file
@@ -134,11 +135,11 @@ def make_scenarios(runner: Any, folder: Path, signs: int) -> dict[str, Scenario]
 
 def _other_model(folder: Path) -> Path:
     """A model that gives other latents, and pixels, than the one that comes with tsae."""
-    model = model_from_bytes(read_model_file("seed-8x8x8"), "seed-8x8x8")
-    with contextlib.suppress(StopIteration):
-        next(model.network.parameters()).data.mul_(1.01)
+    model = model_from_bytes(read_model_file(DEFAULT_MODEL), DEFAULT_MODEL)
+    tensors = model.weights.to_tensors()
+    tensors |= {name: t // 2 for name, t in tensors.items() if name.endswith(".bias")}
     path = folder / "other.safetensors"
-    path.write_bytes(model_to_bytes(model))
+    path.write_bytes(model_to_bytes(dataclasses.replace(model, weights=type(model.weights).from_tensors(tensors))))
     return path
 
 

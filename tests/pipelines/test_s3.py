@@ -98,7 +98,7 @@ def test_commands_that_read(archive: str, tmp_path: Path, capsys: pytest.Capture
     assert main(["info", archive, "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert (info["images"], info["shards"], info["failures"]) == (SIGNS, 3, 1)
-    assert info["archive_bytes"] > info["stream_bytes"] == SIGNS * 512
+    assert info["archive_bytes"] > info["stream_bytes"] > SIGNS * 20
     keys = [rows[0]["key"], rows[-1]["key"]]
     assert main(["get", archive, *keys, "-o", f"{tmp_path}/out/"]) == 0
     with tsae.open_archive(archive) as opened:
@@ -125,7 +125,7 @@ def test_every_way_of_access(archive: str, images: Path) -> None:
         assert np.array_equal(opened[-1], everything[-1])
         assert np.array_equal(opened[2:11:3], everything[2:11:3])
         assert np.array_equal(opened.decode([keys[9], keys[1], keys[9]]), everything[[9, 1, 9]])
-        assert opened.latents(keys[3:5]).shape == (2, 8, 8, 8)
+        assert opened.latents(keys[3:5]).shape == (2, 32, 8, 8)
         assert opened.to_table().column("key").to_pylist() == keys
         assert keys[0] in opened
         assert "no such key" not in opened
@@ -336,7 +336,7 @@ def test_a_damaged_archive_is_repaired_in_the_bucket(own: tuple[str, str], s3_fo
         assert {failure.path for failure in opened.failures()} == {"broken.png", records.keys[2]}
     assert main(["compress", source, out, "--allow-failures", "--workers", "1"]) == 0
     with tsae.open_archive(out) as opened:
-        assert np.array_equal(opened.latents([records.keys[2]])[0].tobytes(), records.streams[2])
+        assert opened.record(records.keys[2]).streams == [records.streams[2]]
 
 
 def test_in_memory(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

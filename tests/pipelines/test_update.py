@@ -22,6 +22,7 @@ from pipelines import compress, engine
 from pipelines.options import CompressOptions
 from tsae import archive as ar
 from tsae.cli import main
+from tsae.config import DEFAULT_MODEL
 from tsae.errors import InputError, TsaeError
 from tsae.images import decode_image, resize
 from tsae.jobs import job_folder
@@ -58,7 +59,7 @@ def assert_right(archive: Path | str, source: Path) -> None:
     with tsae.open_archive(str(archive)) as opened:
         keys = list(opened)
         originals = np.stack([resize(decode_image((source / key).read_bytes())) for key in keys])
-        expected = opened.codec.decode_latents(opened.codec.encode_latents(originals))
+        expected = opened.codec.decode(opened.codec.encode(originals, opened.manifest.settings.quality))
         np.testing.assert_array_equal(opened.decode(keys), expected)
         np.testing.assert_array_equal(opened[:], expected)
         files = ar.ArchiveFiles(str(archive))
@@ -359,9 +360,9 @@ def refused(archive: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., s
 
 def other_model(tmp_path: Path) -> str:
     """Of another name, and so another digest."""
-    model = read_model_file("seed-8x8x8")
+    model = read_model_file(DEFAULT_MODEL)
     size = int.from_bytes(model[:8], "little")
-    head = model[8 : 8 + size].replace(b'\\"name\\": \\"seed-8x8x8', b'\\"name\\": \\"seed-8x8y8')
+    head = model[8 : 8 + size].replace(b'\\"name\\": \\"tsae', b'\\"name\\": \\"tsaf')
     assert head != model[8 : 8 + size]
     (tmp_path / "other.safetensors").write_bytes(model[:8] + head + model[8 + size :])
     return str(tmp_path / "other.safetensors")
@@ -372,9 +373,18 @@ def test_other_settings_are_refused_by_name(source: Path, tmp_path: Path, refuse
     assert "--min-psnr: 30.0, but the archive was made with None" in refused(source, "--min-psnr=30")
     assert "--no-verify" in refused(source, "--no-verify")
     assert "--model" in refused(source, f"--model={other_model(tmp_path)}")
+    assert "--quality: 6, but the archive was made with 5" in refused(source, "--quality=6")
+    assert "but the archive was made with" in refused(source, "--model=seed-8x8x8")
     shutil.copytree(source, tmp_path / "in2")
     assert f"INPUT: {tmp_path / 'in2'}" in refused(tmp_path / "in2")
     assert "--overwrite" in refused(tmp_path / "in2" / "*.png")
+
+
+def test_a_target_that_the_archive_was_not_made_for_is_refused_before_any_image_is_tried(
+    source: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compress, "choose_quality", None)
+    assert "--target-bytes or --target-psnr: 8 dB, but the archive was made with None" in refused(source, "--target-psnr=8")
 
 
 def test_another_root_is_refused_by_name(source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,15 +70,19 @@ def test_info_json_has_what_scripts_need(archive_dir: Path, capsys: pytest.Captu
 def test_info_is_readable(archive_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(archive_dir)]) == 0
     out = capsys.readouterr().out
-    assert "seed-8x8x8" in out
-    assert "512.0 of them latents" in out
+    assert "tsae, quality 5 (sha256 " in out
+    assert "of them latents" in out
 
 
-def test_models_lists_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_lists_the_default_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
-    assert "seed-8x8x8 (default): latents 8x8x8, 512 bytes" in capsys.readouterr().out
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("tsae (default): latents 8x8x32, qualities 1 to 8, ")
+    assert second.startswith("seed-8x8x8: latents 8x8x8, one quality, 45,515 parameters, ")
     assert main(["models", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["name"] == "seed-8x8x8"
+    models = json.loads(capsys.readouterr().out)
+    assert [(model["name"], model["qualities"]) for model in models] == [("tsae", 8), ("seed-8x8x8", 0)]
+    assert not any("stream_bytes" in model for model in models)
 
 
 @pytest.mark.parametrize(("ending", "lossless"), [("png", True), ("webp", True), ("jpeg", False), ("jpg", False)])
@@ -130,6 +135,13 @@ def test_get_several_keys_into_a_folder_and_names_what_is_missing(
         ["info", "--no-such-flag", "a"],
         ["get", "archive"],
         ["compress", "a", "b", "--device=tpu"],
+        ["compress", "a", "b", "--quality=x"],
+        ["compress", "a", "b", "--quality=5.5"],
+        ["compress", "a", "b", "--quality="],
+        ["compress", "a", "b", "--target-bytes=much"],
+        ["compress", "a", "b", "--quality=5", "--target-bytes=100"],
+        ["compress", "a", "b", "--quality=5", "--target-psnr=30"],
+        ["compress", "a", "b", "--target-bytes=100", "--target-psnr=30"],
     ],
 )
 def test_wrong_arguments_exit_with_2_and_one_line(argv: list[str], capfd: pytest.CaptureFixture[str]) -> None:
@@ -180,13 +192,121 @@ def test_demo_does_not_touch_a_folder_with_something_else(tmp_path: Path, capfd:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+# Rate and quality
+
+
+def info_of(archive: Path) -> dict[str, object]:
+    with tsae.open_archive(str(archive)) as opened:
+        return opened.info()
+
+
+def test_a_quality_is_kept_and_told(
+    signs_dir: Path, archive_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    infos = [info_of(archive_dir)]
+    for quality in (1, 8):
+        archive = str(tmp_path / f"{quality}")
+        assert main(["compress", str(signs_dir), archive, "--quality", f"{quality}"]) == 0
+        capfd.readouterr()
+        assert main(["info", archive]) == 0
+        assert f"tsae, quality {quality} (sha256 " in capfd.readouterr().out
+        infos.insert(0 if quality == 1 else 2, info_of(Path(archive)))
+    assert [info["quality"] for info in infos] == [1, 5, 8]
+    assert [info["target"] for info in infos] == [None] * 3
+    for name in ("stream_bytes", "psnr_mean_db", "psnr_min_db"):
+        assert [info[name] for info in infos] == sorted(info[name] for info in infos)
+
+
+def test_a_quality_of_5_is_what_none_gives(signs_dir: Path, archive_dir: Path, tmp_path: Path) -> None:
+    assert main(["compress", str(signs_dir), str(tmp_path / "archive"), "--quality=5"]) == 0
+    for name in ("manifest.json", "model.safetensors"):
+        assert (tmp_path / "archive" / name).read_bytes() == (archive_dir / name).read_bytes()
+
+
+def test_a_target_is_kept_and_told(signs_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    archive = str(tmp_path / "archive")
+    for message in ("target of 27 dB: quality ", "nothing has changed"):
+        assert main(["compress", str(signs_dir), archive, "--target-psnr=27"]) == 0
+        out, err = capfd.readouterr()
+        assert message in out + err
+    assert main(["info", archive]) == 0
+    assert " for a target of 27 dB (sha256 " in capfd.readouterr().out
+    assert info_of(Path(archive))["psnr_mean_db"] >= 27
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--quality=0"], "quality 0: model tsae has 1 to 8; choose one of them"),
+        (["--quality=9"], "quality 9: model tsae has 1 to 8"),
+        (["--quality=-1"], "quality -1: model tsae has 1 to 8"),
+        (["--quality=5", "--model=seed-8x8x8"], "quality 5: model seed-8x8x8 has none"),
+        (["--target-psnr=20", "--model=seed-8x8x8"], "model seed-8x8x8 has no qualities to choose from"),
+        (["--target-bytes=20"], "target of 20 bytes: not to be had here; the nearest is quality 1"),
+        (["--target-psnr=90"], "target of 90 dB: not to be had here; the nearest is quality 8"),
+        *(([f"--target-bytes={value}"], "--target-bytes") for value in ("nan", "inf", "-inf", "0", "-5", "1e999")),
+        *(([f"--target-psnr={value}"], "--target-psnr") for value in ("nan", "inf", "-inf", "0", "-5")),
+    ],
+)
+def test_a_quality_or_target_that_is_not_to_be_had_is_refused(
+    signs_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert main(["compress", str(signs_dir), str(tmp_path / "archive"), *flags]) == 2
+    err = capfd.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "archive").exists()
+
+
+@pytest.mark.parametrize("flag", ["--target-psnr=30", "--target-bytes=100"])
+@pytest.mark.parametrize("content", [None, b"no image"])
+def test_a_target_for_nothing_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], flag: str, content: bytes | None
+) -> None:
+    (tmp_path / "in").mkdir()
+    if content:
+        (tmp_path / "in" / "a.png").write_bytes(content)
+    assert main(["compress", str(tmp_path / "in"), str(tmp_path / "archive"), flag]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith("tsae: error: ")
+    assert not (tmp_path / "archive").exists()
+
+
+def test_a_killed_job_for_a_target_is_resumed_with_its_quality(
+    signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["compress", str(signs_dir), str(tmp_path / "archive"), "--target-psnr=27", "--workers=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.compress.finish", lambda job: 1 / 0)
+        patch.setattr("tsae.jobs.compress.commit_archive", lambda *_: 1 / 0)
+        assert main(command) != 0
+    assert not (tmp_path / "archive" / "manifest.json").exists()
+    assert main([*command[:3], "--quality=5", "--workers=1", "--resume"]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.compress.choose_quality", None)
+        assert main([*command, "--resume"]) == 0
+    assert info_of(tmp_path / "archive")["target"] == "27 dB"
+    assert main([*command[:3], "--target-psnr=27"]) == 0
+
+
+# Training
+
+
 def test_train_prints_what_came_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
     for sign in draw_signs(30):
-        Image.fromarray(sign.image).save(tmp_path / sign.key.replace("/", "-"))
-    out = tmp_path / "model.safetensors"
-    assert main(["train", str(tmp_path), "--out", str(out), "--epochs", "1", "--device", "cpu"]) == 0
-    assert "validation BCE" in capsys.readouterr().out
-    assert main(["compress", str(tmp_path / "*.png"), str(tmp_path / "a" / "archive"), "--model", str(out)]) == 0
+        Image.fromarray(sign.image).save(tmp_path / "in" / sign.key.replace("/", "-"))
+    for model in ("tsae", "seed-8x8x8"):
+        out = tmp_path / f"{model}.safetensors"
+        assert main(["train", str(tmp_path / "in"), "--out", str(out), "--model", model, "--epochs=1", "--device=cpu"]) == 0
+        assert re.search(rf"^{out}: validation loss [0-9.]+ on 5 images$", capsys.readouterr().out, re.MULTILINE)
+        assert main(["compress", str(tmp_path / "in"), str(tmp_path / f"archive-{model}"), "--model", str(out)]) == 0
+
+
+def test_train_of_an_unknown_model_is_refused(signs_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(signs_dir), "--out", str(tmp_path / "m.safetensors"), "--model=none"]) == 2
+    assert "no such recipe; choose one of seed-8x8x8, tsae" in capfd.readouterr().err
 
 
 LIGHT_HELP = """

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tsae.model import NETWORKS, SeedAutoencoder, fold_batch_norm
+from tsae.model import SeedAutoencoder, fold_batch_norm
 
 
 @pytest.fixture
@@ -95,9 +95,3 @@ def test_folding_leaves_the_network_as_it_was(network: SeedAutoencoder) -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert before.keys() == network.state_dict().keys()
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-
-
-def test_every_architecture_is_built_without_arguments() -> None:
-    assert set(NETWORKS) == {"seed-8x8x8"}
-    for build in NETWORKS.values():
-        assert build().latent_shape == (8, 8, 8)

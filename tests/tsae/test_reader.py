@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import tsae
+from tsae.cli import main
 from tsae.errors import CorruptDataError, FormatError
 from tsae.images import decode_image, resize
 from tsae.metrics import psnr_db
@@ -62,8 +63,9 @@ def test_info_counts_every_file_but_model_and_provenance(archive_dir: Path) -> N
     assert info["archive_bytes"] == sum(files.values())
     assert info["bytes_per_image"] == info["archive_bytes"] / 40
     assert (info["images"], info["failures"], info["raw_bytes_per_image"]) == (40, 0, 3072)
-    assert (info["model"], info["format_version"]) == ("seed-8x8x8", 1)
-    assert info["stream_bytes"] == 40 * 512
+    assert (info["model"], info["format_version"]) == ("tsae", 1)
+    assert (info["quality"], info["target"]) == (5, None)
+    assert 40 * 20 < info["stream_bytes"] < 40 * 400
     assert (info["lossless"], info["lossless_bytes"], info["min_psnr_db"]) == (0, 0, None)
     assert json.loads(json.dumps(info)) == info
 
@@ -85,7 +87,7 @@ def test_a_flipped_byte_in_a_stream_is_never_a_picture(archive_dir: Path, tmp_pa
         stream = archive.record(keys[7]).streams[0]
     shard = next((copy / "shards").iterdir())
     data = bytearray(shard.read_bytes())
-    data[data.find(stream) + 100] ^= 1
+    data[data.find(stream) + len(stream) // 2] ^= 1
     shard.write_bytes(data)
     with tsae.open_archive(str(copy)) as archive, pytest.raises(CorruptDataError):
         archive[keys[7]]
@@ -131,12 +133,51 @@ assert "torch" not in sys.modules, "torch"
 def test_latents_are_the_codecs_and_need_no_torch(archive_dir: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", LATENTS, str(archive_dir), str(tmp_path / "latents.npy")], check=True)
     latents = np.load(tmp_path / "latents.npy")
-    assert (latents.shape, latents.dtype) == ((6, 8, 8, 8), np.int8)
+    assert (latents.shape, latents.dtype) == ((6, 32, 8, 8), np.int16)
     with tsae.open_archive(str(archive_dir)) as archive:
         keys = list(archive)[5::-1]
         np.testing.assert_array_equal(latents, np.concatenate([archive.codec.latents(archive.record(key)) for key in keys]))
         np.testing.assert_array_equal(archive.latents(keys), latents)
-        assert archive.latents([]).shape == (0, 8, 8, 8)
+        assert archive.latents([]).shape == (0, 32, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def seed_archive(signs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the model whose latents are stored as they are."""
+    archive = tmp_path_factory.mktemp("seed") / "signs"
+    assert main(["compress", str(signs_dir), str(archive), "--model", "seed-8x8x8"]) == 0
+    return archive
+
+
+def test_plain_latents_are_the_streams(seed_archive: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", LATENTS, str(seed_archive), str(tmp_path / "latents.npy")], check=True)
+    latents = np.load(tmp_path / "latents.npy")
+    assert (latents.shape, latents.dtype) == ((6, 8, 8, 8), np.int8)
+    with tsae.open_archive(str(seed_archive)) as archive:
+        assert [one.tobytes() for one in latents] == [archive.record(key).streams[0] for key in list(archive)[5::-1]]
+        info = archive.info()
+    assert (info["model"], info["quality"], info["target"], info["stream_bytes"]) == ("seed-8x8x8", None, None, 40 * 512)
+
+
+def test_coded_latents_need_the_model_and_plain_ones_do_not(archive_dir: Path, seed_archive: Path, tmp_path: Path) -> None:
+    for source, is_coded in ((archive_dir, True), (seed_archive, False)):
+        copy = Path(shutil.copytree(source, tmp_path / f"{is_coded}"))
+        (copy / "model.safetensors").unlink()
+        with tsae.open_archive(str(copy)) as archive:
+            keys = list(archive)[:3]
+            if not is_coded:
+                assert archive.latents(keys).shape == (3, 8, 8, 8)
+                continue
+            with pytest.raises(tsae.TsaeError, match=r"model\.safetensors"):
+                archive.latents(keys)
+
+
+def test_a_closed_archive_reads_again(archive_dir: Path) -> None:
+    archive = tsae.open_archive(str(archive_dir))
+    keys = list(archive)[:2]
+    before = archive.latents(keys)
+    archive.close()
+    np.testing.assert_array_equal(archive.latents(keys), before)
 
 
 @pytest.fixture(scope="module")

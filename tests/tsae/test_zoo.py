@@ -8,6 +8,7 @@ from importlib import resources
 import pytest
 
 from tsae.checkpoint import model_from_bytes
+from tsae.config import DEFAULT_MODEL
 from tsae.errors import ModelError
 from tsae.zoo import ZOO, describe_models, read_model_file
 
@@ -48,5 +49,12 @@ def test_a_damaged_package_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_descriptions_hold_the_facts() -> None:
     seed = next(model for model in describe_models() if model["name"] == "seed-8x8x8")
-    assert (seed["latents"], seed["stream_bytes"], seed["parameters"]) == ("8x8x8", 512, 45_515)
+    assert (seed["latents"], seed["qualities"], seed["parameters"]) == ("8x8x8", 0, 45_515)
     assert seed["training"]["valid_bce"] <= 0.4530  # type: ignore[index]
+    learned = next(model for model in describe_models() if model["name"] == "tsae")
+    assert (learned["latents"], learned["qualities"]) == ("8x8x32", 8)
+    assert learned["model_bytes"] == len(read_model_file("tsae"))
+
+
+def test_the_default_is_in_the_table() -> None:
+    assert DEFAULT_MODEL in ZOO

@@ -62,17 +62,19 @@ GROUP_BYTES = 1_800
 # An archive to damage
 
 
-def make(folder: Path) -> Files:
+def make(folder: Path, model: str = "seed-8x8x8") -> Files:
     """Ten drawn signs in two commits of a shard each, with labels, one lossless image and two failures.
 
-    In a process of its own, as the commands leave threads behind, which a fork does not take along.
+    Streams are those of the seed, of which each has 512 bytes, if no other model is named: then it is known how many records
+    are in a row group, and how many images come back worse than the floor. In a process of its own, as the commands leave
+    threads behind, which a fork does not take along.
     """
-    code = f"import runpy; runpy.run_path({__file__!r})['write_signs_archive']({os.fspath(folder)!r})"
+    code = f"import runpy; runpy.run_path({__file__!r})['write_signs_archive']({os.fspath(folder)!r}, {model!r})"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300, capture_output=True)
     return load(folder / "archive")
 
 
-def write_signs_archive(folder: str) -> None:
+def write_signs_archive(folder: str, model: str) -> None:
     from tsae.archive import shards
     from tsae.cli import main
     from tsae.signs import write_signs
@@ -82,7 +84,7 @@ def write_signs_archive(folder: str) -> None:
     images = sorted(Path(folder, "all").rglob("*.png"))
     source, arguments = (
         Path(folder, "in"),
-        [f"{folder}/in", f"{folder}/archive", "--min-psnr", str(FLOOR_DB), "--allow-failures"],
+        [f"{folder}/in", f"{folder}/archive", f"--model={model}", f"--min-psnr={FLOOR_DB}", "--allow-failures"],
     )
     for number, part in enumerate((images[:FIRST_RUN], images[FIRST_RUN:])):
         for image in part:

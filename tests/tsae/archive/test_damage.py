@@ -32,6 +32,7 @@ from tsae.archive.layout import Chunk, RowGroup
 from tsae.archive.pages import _pages
 from tsae.archive.parquet import split_file
 from tsae.archive.shards import Shard
+from tsae.config import DEFAULT_MODEL
 from tsae.errors import TsaeError
 
 QUICK = {"keys", "rows", "table", "failures", "model"}
@@ -673,3 +674,33 @@ def test_a_shape_that_the_model_does_not_have_gives_no_picture(truth: Truth, tmp
         (tmp_path / name).write_bytes(data)
     with pytest.raises(TsaeError, match="manifest.json: latent_shape"):
         tsae.open_archive(str(tmp_path))[0]
+
+
+# Entropy-coded streams, of which the model's file has the tables
+
+
+@pytest.fixture(scope="module")
+def coded_truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    return Truth.of(fuzz.make(tmp_path_factory.mktemp("coded"), DEFAULT_MODEL))
+
+
+def test_a_flip_in_the_model_costs_pictures_and_coded_latents(coded_truth: Truth) -> None:
+    for result in flip_file(coded_truth, "model", 50_021, 1, quick(coded_truth) | {"latents"}):
+        assert set(result.errors) == {"model", "latents"}
+
+
+@pytest.mark.parametrize("column", ["stream", "crc32"])
+def test_a_flip_in_a_coded_stream_costs_that_record_only(coded_truth: Truth, column: str) -> None:
+    rng = random.Random(column)
+    for name, at, key in list(value_places(coded_truth, column))[rng.randrange(31) :: 31]:
+        data = flipped(coded_truth.files[name], at, 1 << rng.randrange(8))
+        result = damaged(coded_truth, name, data, quick(coded_truth) | {"latents"})
+        assert set(result.errors) == {"table", "latents", f"record {key}"}
+
+
+@pytest.mark.parametrize("shape", [[32, 8, 9], [8, 8, 8], [33, 8, 8], [2**19] * 3, [2] * 10**5, [32], []])
+def test_a_shape_that_is_not_the_models_gives_no_latents(coded_truth: Truth, shape: list[int]) -> None:
+    with bounded_memory(100_000_000):
+        result = look(coded_truth, with_manifest(coded_truth, set_in("latent_shape", value=shape)), None)
+    assert result.violations == []
+    assert set(result.errors) in ({"latents"}, {"open"})

@@ -60,7 +60,9 @@ def test_a_plan_survives_its_file(plan_job: Plan, signs_dir: Path, tmp_path: Pat
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 SIZES = st.integers(0, 2**60)
-SETTINGS = st.builds(Settings, NAMES, NAMES, st.booleans(), st.none() | st.floats(0, 100))
+SETTINGS = st.builds(
+    Settings, NAMES, NAMES, st.booleans(), st.none() | st.floats(0, 100), st.none() | st.integers(1, 99), st.none() | NAMES
+)
 FILES = st.builds(FileEntry, NAMES, SIZES, SIZES, NAMES)
 DB = st.none() | st.floats(-100, 100)
 SHARDS = st.builds(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib
 import json
 import os
 from pathlib import Path
@@ -11,21 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from tsae import train as training
 from tsae.checkpoint import model_from_bytes
-from tsae.codec import choose_device
 from tsae.errors import InputError, ModelError
-from tsae.signs import write_signs
-from tsae.train import TrainConfig, train
+from tsae.training import RECIPES, TrainConfig, default_config, train
+from tsae.zoo import ZOO
 
-CONFIG = TrainConfig(epochs=3, batch_size=16, learning_rate=1e-3, seed=4)
+running = importlib.import_module("tsae.training.run")
+"""The module: the package has a function of that name."""
+
+CONFIG = TrainConfig("seed-8x8x8", epochs=3, batch_size=16, learning_rate=1e-3, seed=4)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("training") / "signs"
-    write_signs(folder, 60, seed=9)
-    return folder
+def data(signs: Path) -> Path:
+    return signs
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_loss_falls_and_is_logged_and_drawn(trained: Path) -> None:
     entries = [json.loads(line) for line in trained.with_suffix(".log.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in entries] == [1, 2, 3]
-    assert entries[-1]["train_bce"] < entries[0]["train_bce"]
+    assert entries[-1]["train_loss"] < entries[0]["train_loss"]
     assert trained.with_suffix(".loss.png").read_bytes().startswith(b"\x89PNG")
     assert not trained.with_suffix(".resume.safetensors").exists()
 
@@ -46,9 +46,11 @@ def test_loss_falls_and_is_logged_and_drawn(trained: Path) -> None:
 def test_the_model_file_tells_how_it_was_trained(trained: Path) -> None:
     facts = model_from_bytes(trained.read_bytes(), "it").training
     entries = [json.loads(line) for line in trained.with_suffix(".log.jsonl").read_text().splitlines()]
-    assert facts["seed"] == 4
+    assert (facts["model"], facts["seed"], facts["epochs"]) == ("seed-8x8x8", 4, 3)
     assert facts["train_images"] + facts["valid_images"] == 60
-    assert facts["valid_bce"] == pytest.approx(min(entry["valid_bce"] for entry in entries), abs=1e-6)
+    best = min(entries, key=lambda entry: entry["valid_loss"])
+    assert facts["valid_loss"] == pytest.approx(best["valid_loss"], abs=1e-6)
+    assert facts["valid_psnr_db"] == pytest.approx(best["valid_psnr_db"], abs=1e-4)
 
 
 def test_the_seed_decides_the_weights(data: Path, trained: Path, tmp_path: Path) -> None:
@@ -68,8 +70,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs_done: int, where: str
 ) -> None:
     out = tmp_path / "killed.safetensors"
-    name = "_train_epoch" if where == "in an epoch" else "_save"
-    original, calls = getattr(training, name), []
+    name = "_run_epoch" if where == "in an epoch" else "_save"
+    original, calls = getattr(running, name), []
 
     def killed(*args: object) -> object:
         calls.append(1)
@@ -78,7 +80,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, name, killed)
+        patch.setattr(running, name, killed)
         with pytest.raises(Killed):
             train(data, out, CONFIG)
     assert not out.exists()
@@ -89,7 +91,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
 
 
 def stop_after_first_epoch(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = training._train_epoch, []
+    original, calls = running._run_epoch, []
 
     def stopped(*args: object) -> float:
         calls.append(1)
@@ -98,7 +100,7 @@ def stop_after_first_epoch(data: Path, out: Path, monkeypatch: pytest.MonkeyPatc
         return original(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_train_epoch", stopped)
+        patch.setattr(running, "_run_epoch", stopped)
         with pytest.raises(Killed):
             train(data, out, CONFIG)
 
@@ -125,13 +127,13 @@ def test_validation_images_are_never_trained_on(data: Path, tmp_path: Path, monk
 
     expected, valid = split_images(load_images(data), data)
     seen = []
-    original = training._train_epoch
+    original = running._run_epoch
 
-    def look(state: object, config: object, x: torch.Tensor, progress: object) -> float:
-        seen.append(x.permute(0, 2, 3, 1).numpy())
-        return original(state, config, x, progress)  # type: ignore[arg-type]
+    def look(recipe: object, epoch: object, images: torch.Tensor, progress: object) -> float:
+        seen.append(images.numpy())
+        return original(recipe, epoch, images, progress)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "_train_epoch", look)
+    monkeypatch.setattr(running, "_run_epoch", look)
     train(data, tmp_path / "m.safetensors", dataclasses.replace(CONFIG, epochs=1))
     assert (seen[0] == expected.images).all()
     assert len(expected) + len(valid) == 60
@@ -140,7 +142,6 @@ def test_validation_images_are_never_trained_on(data: Path, tmp_path: Path, monk
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"model": "none"},
         {"epochs": 0},
         {"batch_size": 0},
         {"seed": -1},
@@ -152,6 +153,19 @@ def test_a_recipe_out_of_range_is_refused(wrong: dict) -> None:
     with pytest.raises(InputError) as caught:
         dataclasses.replace(CONFIG, **wrong)
     assert str(next(iter(wrong.values()))) in str(caught.value)
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="model 'none': no such recipe; choose one of seed-8x8x8, tsae"):
+        default_config("none")
+    with pytest.raises(InputError, match="no such recipe"):
+        train(data, tmp_path / "m.safetensors", dataclasses.replace(CONFIG, model="none"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_packaged_model_has_a_recipe() -> None:
+    assert RECIPES.keys() == ZOO.keys()
+    assert all(default_config(name).model == name for name in ZOO)
 
 
 def test_the_largest_seed_trains(data: Path, tmp_path: Path) -> None:
@@ -169,7 +183,7 @@ def test_a_loss_that_is_no_number_ends_the_run(data: Path, tmp_path: Path) -> No
 def refusal(data: Path, out: Path, *, resume: bool = False) -> str:
     """The message with which a run is refused before it reads any image."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "load_images", None)
+        patch.setattr(running, "load_images", None)
         with pytest.raises(InputError) as caught:
             train(data, out, CONFIG, resume=resume)
     assert "\n" not in str(caught.value)
@@ -206,7 +220,7 @@ def test_a_run_killed_between_model_and_end_is_finished(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_plot", killed)
+        patch.setattr(running, "_plot", killed)
         with pytest.raises(Killed):
             train(data, out, CONFIG)
     assert out.exists()
@@ -249,14 +263,14 @@ def test_a_file_that_cannot_be_written_is_named(data: Path, tmp_path: Path, endi
 
 @pytest.mark.parametrize("ending", [".safetensors", ".resume.safetensors"])
 def test_a_full_disk_is_said_in_a_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
-    original, file = training.paths.replace_file, (tmp_path / "m.safetensors").with_suffix(ending)
+    original, file = running.paths.replace_file, (tmp_path / "m.safetensors").with_suffix(ending)
 
     def full(path: Path, content: bytes) -> None:
         if path == file and content:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(path, content)
 
-    monkeypatch.setattr(training.paths, "replace_file", full)
+    monkeypatch.setattr(running.paths, "replace_file", full)
     with pytest.raises(InputError) as caught:
         train(data, tmp_path / "m.safetensors", dataclasses.replace(CONFIG, epochs=1))
     assert str(caught.value).startswith(f"{file}: cannot be written (No space left on device)")
@@ -265,10 +279,3 @@ def test_a_full_disk_is_said_in_a_line(data: Path, tmp_path: Path, monkeypatch: 
 def test_a_missing_folder_for_the_model_is_refused_before_training(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         train(data, tmp_path / "none" / "m.safetensors", CONFIG)
-
-
-def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == "cpu"
-    with pytest.raises(InputError, match="cuda"):
-        choose_device("cuda")

@@ -1,0 +1,194 @@
+"""Choosing a quality for a target: what is promised holds for the archive that comes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tsae
+from pipelines import compress
+from pipelines.options import CompressOptions
+from tsae.codec import Codec
+from tsae.errors import InputError
+from tsae.images import decode_image, resize
+from tsae.inputs import Listing, list_inputs
+from tsae.jobs import target as target_module
+from tsae.jobs.target import Target, choose_quality, overhead_bytes, read_sample
+from tsae.zoo import read_model_file
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return Codec.from_bytes(read_model_file("tsae"), "tsae")
+
+
+@pytest.fixture(scope="module")
+def listing(signs_dir: Path) -> Listing:
+    return list_inputs(str(signs_dir))
+
+
+@pytest.fixture(scope="module")
+def tried(listing: Listing, codec: Codec) -> list[tuple[float, float]]:
+    """Bytes an image, overhead and all, and PSNR at each quality."""
+    images = read_sample(listing)
+    return [
+        (choice.bytes_per_image, choice.psnr_db)
+        for choice, _ in (target_module._try(images, codec, quality, listing) for quality in range(1, 9))
+    ]
+
+
+def test_a_target_is_told_as_the_manifest_has_it() -> None:
+    assert str(Target(bytes_per_image=120.0)) == "120 bytes"
+    assert str(Target(bytes_per_image=99.5)) == "99.5 bytes"
+    assert str(Target(psnr_db=34.0)) == "34 dB"
+    assert str(Target(psnr_db=33.25)) == "33.25 dB"
+
+
+@pytest.mark.parametrize("quality", range(1, 9))
+def test_the_lowest_quality_that_reaches_a_psnr(
+    listing: Listing, codec: Codec, tried: list[tuple[float, float]], quality: int
+) -> None:
+    bytes_per_image, psnr_db = tried[quality - 1]
+    choice = choose_quality(listing, codec, Target(psnr_db=psnr_db))
+    assert (choice.quality, choice.psnr_db, choice.images) == (quality, psnr_db, 40)
+    assert choice.bytes_per_image == bytes_per_image
+    if quality < 8:
+        assert choose_quality(listing, codec, Target(psnr_db=psnr_db + 0.01)).quality == quality + 1
+
+
+@pytest.mark.parametrize("quality", range(1, 9))
+def test_the_best_quality_within_bytes(listing: Listing, codec: Codec, tried: list[tuple[float, float]], quality: int) -> None:
+    """All images are in the sample, so nothing is kept in reserve."""
+    bytes_per_image, _ = tried[quality - 1]
+    assert choose_quality(listing, codec, Target(bytes_per_image=bytes_per_image + 0.01)).quality == quality
+    if quality > 1:
+        assert choose_quality(listing, codec, Target(bytes_per_image=bytes_per_image - 0.01)).quality == quality - 1
+
+
+def test_more_than_enough_gives_the_best_and_little_asked_for_the_lowest(listing: Listing, codec: Codec) -> None:
+    assert choose_quality(listing, codec, Target(bytes_per_image=1e9)).quality == 8
+    assert choose_quality(listing, codec, Target(psnr_db=0.1)).quality == 1
+
+
+def test_what_cannot_be_reached_is_refused_with_the_nearest(listing: Listing, codec: Codec) -> None:
+    with pytest.raises(InputError, match=r"target of 10 bytes: not to be had here; the nearest is quality 1, about \d+ bytes"):
+        choose_quality(listing, codec, Target(bytes_per_image=10))
+    with pytest.raises(InputError, match=r"target of 99 dB: not to be had here; the nearest is quality 8, .* dB") as caught:
+        choose_quality(listing, codec, Target(psnr_db=99))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_qualities_is_refused(listing: Listing) -> None:
+    seed = Codec.from_bytes(read_model_file("seed-8x8x8"), "seed-8x8x8")
+    with pytest.raises(InputError, match="model seed-8x8x8 has no qualities"):
+        choose_quality(listing, seed, Target(psnr_db=20))
+
+
+# The sample
+
+
+def test_the_sample_is_spread_evenly_over_the_input(signs_dir: Path, listing: Listing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target_module, "SAMPLE_IMAGES", 7)
+    expected = [resize(decode_image((signs_dir / listing.keys[i * 40 // 7]).read_bytes())) for i in range(7)]
+    np.testing.assert_array_equal(read_sample(listing), np.stack(expected))
+
+
+def test_a_part_of_the_input_keeps_bytes_in_reserve(listing: Listing, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target_module, "SAMPLE_IMAGES", 10)
+    images = read_sample(listing)
+    choice, most = target_module._try(images, codec, 5, listing)
+    sizes = [len(stream) for stream in codec.encode(images, 5).streams]
+    error = np.std(sizes) / np.sqrt(10) * np.sqrt(30 / 40)
+    assert most == pytest.approx(choice.bytes_per_image + 2.5 * error)
+    assert choice.bytes_per_image == pytest.approx(np.mean(sizes) + overhead_bytes(listing))
+
+
+def test_what_cannot_be_read_is_passed_over(tmp_path: Path, signs_dir: Path, codec: Codec) -> None:
+    for i, image in enumerate(sorted(signs_dir.rglob("*.png"))[:4]):
+        (tmp_path / f"{i}.png").write_bytes(image.read_bytes() if i % 2 else b"no image")
+    assert len(read_sample(list_inputs(str(tmp_path)))) == 2
+    assert choose_quality(list_inputs(str(tmp_path)), codec, Target(psnr_db=5)).images == 2
+
+
+def test_an_input_of_which_nothing_can_be_read_is_refused(tmp_path: Path, codec: Codec) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="none of 1 images could be read.*give one with --quality"):
+        choose_quality(list_inputs(str(tmp_path)), codec, Target(psnr_db=20))
+    with pytest.raises(InputError, match="none of 0 images could be read"):
+        choose_quality(Listing("/nowhere"), codec, Target(psnr_db=20))
+
+
+def test_lossless_images_count(tmp_path: Path, codec: Codec) -> None:
+    """Lines of black and white are stored losslessly at the best quality: the lossless file counts, and the PSNR does not."""
+    from PIL import Image
+
+    lines = np.where(np.indices((32, 32)).sum(0)[:, :, None] % 2, np.uint8(255), np.uint8(0)).repeat(3, 2)
+    Image.fromarray(lines).save(tmp_path / "lines.png")
+    listing, records = list_inputs(str(tmp_path)), codec.encode(lines[None], 8)
+    assert records.lossless[0] is not None
+    choice, _ = target_module._try(read_sample(listing), codec, 8, listing)
+    assert choice.bytes_per_image == len(records.streams[0]) + len(records.lossless[0]) + overhead_bytes(listing)
+
+
+# Archives
+
+
+@pytest.mark.parametrize("quality", [2, 6])
+def test_the_archive_stays_within_the_bytes(
+    signs_dir: Path, tmp_path: Path, tried: list[tuple[float, float]], quality: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wanted = round(tried[quality - 1][0] + 1)
+    compress.run(CompressOptions(str(signs_dir), str(tmp_path / "archive"), target_bytes=wanted))
+    with tsae.open_archive(str(tmp_path / "archive")) as archive:
+        info = archive.info()
+    labels_bytes = 40 * 12  # not reckoned with
+    assert info["archive_bytes"] / 40 <= wanted + labels_bytes / 40
+    assert (info["quality"], info["target"]) == (quality, f"{wanted} bytes")
+    assert f"target of {wanted} bytes: quality {quality}, about" in capfd.readouterr().err
+
+
+def test_the_archive_has_the_psnr(signs_dir: Path, tmp_path: Path, tried: list[tuple[float, float]]) -> None:
+    wanted = round(tried[3][1] - 0.2, 1)
+    compress.run(CompressOptions(str(signs_dir), str(tmp_path / "archive"), target_psnr_db=wanted))
+    with tsae.open_archive(str(tmp_path / "archive")) as archive:
+        info = archive.info()
+    assert info["psnr_mean_db"] >= wanted - 1 / 64
+    assert (info["quality"], info["target"]) == (4, f"{wanted:g} dB")
+
+
+def test_another_run_with_the_same_target_keeps_the_quality(
+    signs_dir: Path, tmp_path: Path, tried: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when what was added would have another one chosen; no image is tried."""
+    wanted = round(tried[3][1] - 0.2, 1)
+    source, archive = tmp_path / "in", tmp_path / "archive"
+    source.mkdir()
+    images = sorted(signs_dir.rglob("*.png"))
+    for i, image in enumerate(images[:20]):
+        (source / f"{i:02d}.png").write_bytes(image.read_bytes())
+    options = CompressOptions(str(source), str(archive), target_psnr_db=wanted)
+    compress.run(options)
+    with tsae.open_archive(str(archive)) as opened:
+        quality = opened.manifest.settings.quality
+    monkeypatch.setattr(compress, "choose_quality", None)
+    for i, image in enumerate(images[20:]):
+        (source / f"{20 + i:02d}.png").write_bytes(image.read_bytes())
+    compress.run(options)
+    with tsae.open_archive(str(archive)) as opened:
+        assert len(opened) == 40
+        assert opened.manifest.settings == dataclasses.replace(
+            opened.manifest.settings, quality=quality, target=f"{wanted:g} dB"
+        )
+    for other in ({"target_psnr_db": None, "quality": quality}, {"target_psnr_db": None}):
+        with pytest.raises(InputError, match="--target-bytes or --target-psnr: None, but the archive was made with"):
+            compress.run(dataclasses.replace(options, **other))
+
+
+def test_overhead_is_an_upper_figure(signs_dir: Path, archive_dir: Path, listing: Listing) -> None:
+    with tsae.open_archive(str(archive_dir)) as archive:
+        info = archive.info()
+    assert info["archive_bytes"] - info["stream_bytes"] <= 40 * (overhead_bytes(listing) + 12)
+    assert overhead_bytes(Listing("/", [str(i) for i in range(100_000)])) < 16
