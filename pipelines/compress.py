@@ -77,14 +77,14 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
     for note in listing.notes:
         print(note, file=sys.stderr)
     settings = dataclasses.replace(settings, root=listing.root)
-    old = ar.ArchiveFiles(archive.path, base).manifest.settings if base is not None and not options.overwrite else None
-    if settings.target is not None:
-        settings = _aim(settings, old, listing, model_file, options)
     changes = None
     tasks, failures = cut(listing.keys), listing.failures
-    if base is not None and not options.overwrite:
+    if base is None or options.overwrite:
+        settings = _aim(settings, listing, model_file, options)
+    else:
         files = ar.ArchiveFiles(archive.path, base)
         check_writable(files)
+        settings = _keep_aim(settings, files.manifest.settings)
         check_settings(files.manifest, settings, ar.digest(model_file))
         changes = find_changes(listing, files, options.retry_failed)
         if not changes.is_needed:
@@ -119,14 +119,17 @@ def _target(options: CompressOptions) -> Target | None:
     return None if given == (None, None) else Target(*given)
 
 
-def _aim(
-    settings: ar.Settings, old: ar.Settings | None, listing: Listing, model_file: bytes, options: CompressOptions
-) -> ar.Settings:
-    """The settings with the quality that reaches the target; an archive that was made for the same one keeps its own."""
-    if old is not None and old.target == settings.target:
-        return dataclasses.replace(settings, quality=old.quality)
-    codec, target = shared_codec(model_file, options.model, choose_device(options.device)), _target(options)
-    assert target is not None  # noqa: S101 (there is one, or this would not be called)
+def _keep_aim(settings: ar.Settings, old: ar.Settings) -> ar.Settings:
+    """The settings with the quality that was chosen for the target before, if there is one."""
+    return settings if settings.target is None else dataclasses.replace(settings, quality=old.quality)
+
+
+def _aim(settings: ar.Settings, listing: Listing, model_file: bytes, options: CompressOptions) -> ar.Settings:
+    """The settings with the quality that reaches the target, if there is one."""
+    target = _target(options)
+    if target is None or not listing.keys:
+        return settings
+    codec = shared_codec(model_file, options.model, choose_device(options.device))
     choice = choose_quality(listing, codec, target)
     print(f"target of {target}: {choice}", file=sys.stderr)
     return dataclasses.replace(settings, quality=choice.quality)
@@ -136,8 +139,7 @@ def _resume(options: CompressOptions, archive: ar.Folder, settings: ar.Settings,
     """Takes up the plan of a killed job, if this is the same command."""
     job = resume(options.input, archive)
     planned = dataclasses.replace(job.settings, root=settings.root)
-    if settings.target is not None:
-        settings = dataclasses.replace(settings, quality=planned.quality)
+    settings = _keep_aim(settings, planned)
     if planned != settings or ar.digest(model_file) != job.model_sha256:
         raise InputError(
             f"{options.archive}: its job has another model or other settings; give the killed command, with --resume"

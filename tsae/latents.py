@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsae.archive import ENTROPY_CODED, Coding, Records, int8_latents, shown
-from tsae.entropy import EntropyCoder, Prior
-from tsae.errors import CorruptDataError, ModelError
+from tsae.entropy import GRID, EntropyCoder, Prior
+from tsae.errors import CorruptDataError, FormatError, ModelError
 from tsae.model_file import below, read_model_file
 
 
@@ -52,14 +52,14 @@ def stored_latents(
     Raises:
         CorruptDataError: if a coding is unknown or a stream damaged; the message names the key.
         ModelError: if there is no entropy coder.
+        FormatError: if the model has latents of another shape.
     """
     if not is_entropy_coded(records):
         return int8_latents(records, latent_shape)
     coder = load_coder()
-    if (coder.prior.channels, *latent_shape[1:]) != tuple(latent_shape):
-        raise ModelError(
-            f"latents {tuple(latent_shape)}, but the model has {coder.prior.channels} channels; restore the archive"
-        )
+    if tuple(latent_shape) != (coder.prior.channels, GRID, GRID):
+        shapes = f"latent_shape {list(latent_shape)[:4]}, its model has {[coder.prior.channels, GRID, GRID]}"
+        raise FormatError(f"manifest.json: {shapes}; restore the file")
     symbols, qualities = decode_symbols(records, coder)
     return coder.dequantize(symbols, qualities.tolist())
 

@@ -78,10 +78,6 @@ def _upsampling(channels_in: int, channels_out: int) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01), nn.ReLU()]
 
 
-NETWORKS: dict[str, type[SeedAutoencoder]] = {"seed-8x8x8": SeedAutoencoder}
-"""Architecture name, as model files carry it, to the class that builds it."""
-
-
 def fold_batch_norm(network: SeedAutoencoder) -> SeedAutoencoder:
     """A copy for inference in which each batch normalisation is folded into the convolution before it.
 

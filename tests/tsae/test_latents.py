@@ -16,7 +16,7 @@ from PIL import Image
 from tsae.archive import ENTROPY_CODED, Coding, Records, bare_records, concatenate
 from tsae.codec import Codec
 from tsae.entropy import EntropyCoder
-from tsae.errors import CorruptDataError, ModelError
+from tsae.errors import CorruptDataError, FormatError, ModelError
 from tsae.images import resize
 from tsae.latents import coding_of, decode_symbols, is_entropy_coded, load_entropy_coder, stored_latents
 from tsae.signs import draw_signs
@@ -134,7 +134,7 @@ def test_a_stream_of_another_quality_is_noticed_or_other_symbols(coder: EntropyC
 
 @pytest.mark.parametrize("wrong", [(8, 8, 8), (32, 8, 9), (33, 8, 8), (2**19,) * 3, (32,), ()])
 def test_another_shape_than_the_models_is_refused(coder: EntropyCoder, symbols: np.ndarray, wrong: tuple[int, ...]) -> None:
-    with pytest.raises(ModelError, match="restore the archive"):
+    with pytest.raises(FormatError, match="latent_shape.*restore the file"):
         stored_latents(coded(coder, symbols, [1] * 6), wrong, lambda: coder)
 
 

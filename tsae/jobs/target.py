@@ -7,20 +7,20 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from tsae import archive as ar
 from tsae.codec import Codec
 from tsae.errors import ImageError, InputError
 from tsae.images import decode_image, resize
 from tsae.inputs import Listing, map_inputs, read_input
+from tsae.jobs.plan import SHARD_IMAGES
 from tsae.metrics import psnr_db
 
 SAMPLE_IMAGES = 512
 """Images that are tried; their mean bytes are within about 2 % of all images' then."""
 
-RECORD_BYTES, SHARD_BYTES, ARCHIVE_BYTES = 14.5, 3000, 4500
-"""What an archive costs beside streams and keys' text: by image, by shard of at most 4,096 images, and once. Upper figures
-of what `benchmarks/overhead.py` shows, since a target is not to be exceeded."""
-
-SHARD_IMAGES = 4096
+ARCHIVE_BYTES, LISTED_BYTES = 4500, 1.0
+"""What an archive has beside its shards: manifest and list once, and the list's copy of the footers by image; a little more
+than `benchmarks/overhead.py` shows, since a target is not to be exceeded."""
 
 SIGMAS = 2.5
 """Standard errors of the sample's mean that are kept in reserve."""
@@ -79,7 +79,8 @@ def choose_quality(listing: Listing, codec: Codec, target: Target) -> Choice:
     if not codec.qualities:
         raise InputError(f"target of {target}: model {codec.name} has no qualities to choose from; leave it out, or use tsae")
     images = read_sample(listing)
-    choices = [_try(images, codec, quality, listing) for quality in range(1, codec.qualities + 1)]
+    beside = overhead_bytes(listing)
+    choices = [_try(images, codec, quality, beside, len(listing.keys)) for quality in range(1, codec.qualities + 1)]
     if target.bytes_per_image is not None:
         good = [choice for choice, most in choices if most <= target.bytes_per_image]
         chosen, nearest = (good[-1] if good else None), choices[0][0]
@@ -112,18 +113,36 @@ def _read(root: str, key: str) -> NDArray[np.uint8] | None:
         return None
 
 
-def _try(images: NDArray[np.uint8], codec: Codec, quality: int, listing: Listing) -> tuple[Choice, float]:
+def _try(images: NDArray[np.uint8], codec: Codec, quality: int, beside: float, total: int) -> tuple[Choice, float]:
     """What a quality gives, and the most bytes an image that must be reckoned with."""
     records = codec.encode(images, quality)
     sizes = np.array([len(s) + len(file or b"") for s, file in zip(records.streams, records.lossless, strict=True)])
-    beside = overhead_bytes(listing)
-    error = sizes.std() / np.sqrt(len(sizes)) * np.sqrt(max(0.0, 1 - len(sizes) / len(listing.keys)))
+    error = sizes.std() / np.sqrt(len(sizes)) * np.sqrt(max(0.0, 1 - len(sizes) / total))
     psnrs_db = np.minimum(psnr_db(images, codec.decode_streams(records)), 100.0)
     choice = Choice(quality, float(sizes.mean()) + beside, float(psnrs_db.mean()), len(images))
     return choice, float(sizes.mean() + SIGMAS * error) + beside
 
 
 def overhead_bytes(listing: Listing) -> float:
-    """Bytes an image that an archive of these inputs has beside its streams, at most; labels not counted."""
-    images = max(1, len(listing.keys))
-    return RECORD_BYTES + (ARCHIVE_BYTES + SHARD_BYTES * -(-images // SHARD_IMAGES)) / images
+    """Bytes an image that an archive of these inputs has beside its streams: of a shard with their keys and labels.
+
+    Args:
+        listing: At least one key.
+    """
+    keys = sorted(listing.keys[:SHARD_IMAGES])
+    rng, count = np.random.default_rng(0), len(keys)
+    streams = [rng.bytes(int(size)) for size in rng.integers(20, 200, count)]
+    records = dataclasses.replace(
+        ar.bare_records(streams, rng.choice(CODINGS, count), [None] * count),
+        keys=keys,
+        widths=rng.integers(25, 250, count).astype(np.uint32),
+        heights=rng.integers(25, 250, count).astype(np.uint32),
+        labels=[listing.labels.get(key) for key in keys],
+        psnrs_db=ar.stored_psnr_db(rng.normal(33, 3, count)),
+    )
+    shard = ar.shard_to_bytes(records, {"format_version": 1, "model_sha256": "0" * 64})
+    return (len(shard) - sum(map(len, streams))) / count + LISTED_BYTES + ARCHIVE_BYTES / len(listing.keys)
+
+
+CODINGS = np.array([4, 4, 4, 5, 6], np.uint8)
+"""As mixed as those of images some of which are faint."""

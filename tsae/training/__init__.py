@@ -12,7 +12,7 @@ from tsae.checkpoint import Model
 from tsae.errors import InputError
 from tsae.training.config import TrainConfig as TrainConfig
 from tsae.training.learned import LearnedRecipe
-from tsae.training.run import Build, run
+from tsae.training.run import Build, run_recipe
 from tsae.training.seed import SeedRecipe
 
 RECIPES: dict[str, tuple[Build, TrainConfig]] = {
@@ -34,11 +34,11 @@ def default_config(model: str) -> TrainConfig:
 
 
 def train(data: str | Path, out: str | Path, config: TrainConfig, *, resume: bool = False) -> Model:
-    """Trains a model and writes it; see `tsae.training.run.run`.
+    """Trains a model and writes it; see `tsae.training.run.run_recipe`.
 
     Raises:
         InputError: if the data or the output cannot be used, or the training fails.
         ModelError: if there is an unusable resume file.
     """
     default_config(config.model)
-    return run(data, out, config, RECIPES[config.model][0], resume=resume)
+    return run_recipe(data, out, config, RECIPES[config.model][0], resume=resume)

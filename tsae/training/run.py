@@ -68,7 +68,7 @@ class _Progress:
     best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
-def run(data: str | Path, out: str | Path, config: TrainConfig, build: Build, *, resume: bool = False) -> Model:
+def run_recipe(data: str | Path, out: str | Path, config: TrainConfig, build: Build, *, resume: bool = False) -> Model:
     """Trains a model and writes it.
 
     Args:

@@ -36,7 +36,9 @@ def tried(listing: Listing, codec: Codec) -> list[tuple[float, float]]:
     images = read_sample(listing)
     return [
         (choice.bytes_per_image, choice.psnr_db)
-        for choice, _ in (target_module._try(images, codec, quality, listing) for quality in range(1, 9))
+        for choice, _ in (
+            target_module._try(images, codec, quality, overhead_bytes(listing), len(listing.keys)) for quality in range(1, 9)
+        )
     ]
 
 
@@ -99,7 +101,7 @@ def test_the_sample_is_spread_evenly_over_the_input(signs_dir: Path, listing: Li
 def test_a_part_of_the_input_keeps_bytes_in_reserve(listing: Listing, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target_module, "SAMPLE_IMAGES", 10)
     images = read_sample(listing)
-    choice, most = target_module._try(images, codec, 5, listing)
+    choice, most = target_module._try(images, codec, 5, overhead_bytes(listing), len(listing.keys))
     sizes = [len(stream) for stream in codec.encode(images, 5).streams]
     error = np.std(sizes) / np.sqrt(10) * np.sqrt(30 / 40)
     assert most == pytest.approx(choice.bytes_per_image + 2.5 * error)
@@ -129,7 +131,7 @@ def test_lossless_images_count(tmp_path: Path, codec: Codec) -> None:
     Image.fromarray(lines).save(tmp_path / "lines.png")
     listing, records = list_inputs(str(tmp_path)), codec.encode(lines[None], 8)
     assert records.lossless[0] is not None
-    choice, _ = target_module._try(read_sample(listing), codec, 8, listing)
+    choice, _ = target_module._try(read_sample(listing), codec, 8, overhead_bytes(listing), len(listing.keys))
     assert choice.bytes_per_image == len(records.streams[0]) + len(records.lossless[0]) + overhead_bytes(listing)
 
 
