@@ -1,7 +1,7 @@
-"""Variations of training images, since they show few signs many times; and some images unlike all others.
+"""Images unlike all others, mixed into each batch, so that drawings and flat colours come back well, too.
 
-Without, the validation loss of `tsae` stopped falling after 15 of 30 epochs of GTSRB (34,769 images of 1,159 signs), and rose
-from the 21st on.
+Shifting, mirroring and dimming the rest as well took 6 % more bytes on validation images at equal PSNR after five epochs: the
+networks are small, and signs are neither mirrored nor cut anew.
 """
 
 from __future__ import annotations
@@ -9,19 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SHIFT_PX = 2
-"""Images are shifted by up to so many pixels each way; what comes in at an edge mirrors what is there."""
-
-DIMMED_SHARE, LEAST_CONTRAST, GREATEST_CONTRAST, SHIFT_LEVELS = 0.5, 0.6, 1.3, 20.0
-"""Part of the images whose contrast and brightness are changed, and by how much."""
-
-RECOLOURED_SHARE, FLAT_SHARE = 1 / 16, 1 / 32
-"""Parts of a batch that are recoloured, and that are replaced by flat colours or by slopes from one colour to another, so
-that drawings come back well, too."""
+RECOLOURED_SHARE, FLAT_SHARE = 1 / 32, 1 / 32
+"""Parts of a batch that are recoloured, and that are replaced by flat colours or by slopes from one colour to another."""
 
 
-def vary(images: Tensor) -> Tensor:
-    """Shifts and mirrors images, dims half of them, recolours some, and replaces others, with torch's generator.
+def mix_in(images: Tensor) -> Tensor:
+    """Recolours some images of a batch, and replaces others, with torch's generator.
 
     Args:
         images: uint8 `[B, 32, 32, 3]`; not changed.
@@ -30,28 +23,9 @@ def vary(images: Tensor) -> Tensor:
         uint8 of the same shape.
     """
     recoloured, flat = round(len(images) * RECOLOURED_SHARE), round(len(images) * FLAT_SHARE)
-    x = _shift(images).float()
-    parts = [_recolour(x[:recoloured]), _slopes(x[recoloured : recoloured + flat]), _dim(x[recoloured + flat :])]
-    return torch.cat(parts).clamp(0, 255).round().to(torch.uint8)
-
-
-def _shift(images: Tensor) -> Tensor:
-    """By whole pixels, and mirrored left to right or not."""
-    count, side = len(images), images.shape[1]
-    offsets = torch.randint(-SHIFT_PX, SHIFT_PX + 1, (2, count, 1), device=images.device)
-    rows, columns = torch.arange(side, device=images.device) + offsets
-    rows, columns = ((side - 1) - ((side - 1) - places.abs()).abs() for places in (rows, columns))
-    mirrored = torch.rand(count, 1, device=images.device) < 0.5
-    columns = torch.where(mirrored, (side - 1) - columns, columns)
-    return images[torch.arange(count, device=images.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def _dim(x: Tensor) -> Tensor:
-    shape = (len(x), 1, 1, 1)
-    contrast = torch.empty(shape, device=x.device).uniform_(LEAST_CONTRAST, GREATEST_CONTRAST)
-    shift = torch.empty(shape, device=x.device).uniform_(-SHIFT_LEVELS, SHIFT_LEVELS)
-    changed = x * contrast + shift
-    return torch.where(torch.rand(shape, device=x.device) < DIMMED_SHARE, changed, x)
+    parts = [_recolour(images[:recoloured].float()), _slopes(images[recoloured : recoloured + flat].float())]
+    changed = torch.cat(parts).clamp(0, 255).round().to(torch.uint8)
+    return torch.cat([changed, images[recoloured + flat :]])
 
 
 def _recolour(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tsae.checkpoint import LearnedWeights, Model, model_from_bytes
 from tsae.data import ImageSet
 from tsae.errors import InputError
-from tsae.training.augment import vary
+from tsae.training.augment import mix_in
 from tsae.training.config import TrainConfig
 from tsae.training.export import export, round_as_exported, trainable
 from tsae.training.variable_rate import QUALITIES, Pointwise, Sizes, VariableRateAutoencoder, principal_components, to_patches
@@ -122,7 +122,7 @@ class LearnedRecipe:
         """
         self._set_rate(number, steps)
         quality = torch.randint(QUALITIES, (len(images),), device=images.device)
-        x = to_patches(vary(images))
+        x = to_patches(mix_in(images))
         x_hat, bits, _ = self.network(x, quality)
         loss = cost(x, x_hat, bits, quality).mean()
         for optimizer in self.optimizers:
