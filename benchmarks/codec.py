@@ -128,7 +128,9 @@ def main() -> None:
     for quality in range(1, weights.qualities + 1):
         rows.append(measure(weights, images, quality))
         show(rows[-1])
-    args.out.write_text(json.dumps({**run_facts(["torch", "numba", "numpy"]), "images": len(images), "qualities": rows}, indent=1) + "\n")
+    args.out.write_text(
+        json.dumps({**run_facts(["torch", "numba", "numpy"]), "images": len(images), "qualities": rows}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -110,6 +110,8 @@ def _settings(options: CompressOptions, model: Model) -> ar.Settings:
     """The settings as far as they are known before the input is listed."""
     source = paths.absolute(options.input) if options.input else ""
     target = _target(options)
+    if target and not model.weights.qualities:
+        raise InputError(f"target of {target}: model {model.name} has no qualities to choose from; leave it out, or use tsae")
     quality = None if target else check_quality(options.quality, model.weights.qualities, model.name)
     return ar.Settings(source, source, options.verify, options.min_psnr_db, quality, str(target) if target else None)
 
@@ -127,10 +129,14 @@ def _keep_aim(settings: ar.Settings, old: ar.Settings) -> ar.Settings:
 def _aim(settings: ar.Settings, listing: Listing, model_file: bytes, options: CompressOptions) -> ar.Settings:
     """The settings with the quality that reaches the target, if there is one."""
     target = _target(options)
-    if target is None or not listing.keys:
+    if target is None:
         return settings
+    if not listing.keys:
+        raise InputError(
+            f"target of {target}: no readable image in {listing.root} to choose a quality by; give --quality instead"
+        )
     codec = shared_codec(model_file, options.model, choose_device(options.device))
-    choice = choose_quality(listing, codec, target)
+    choice = choose_quality(listing, codec, target, settings)
     print(f"target of {target}: {choice}", file=sys.stderr)
     return dataclasses.replace(settings, quality=choice.quality)
 

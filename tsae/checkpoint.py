@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tsae.config import Preprocessing
-from tsae.entropy import GRID, Prior
+from tsae.entropy import GRID, LATENT_LIMIT, Prior
 from tsae.errors import ModelError
 from tsae.fixed_point import FixedPointTransform
 from tsae.model import SeedAutoencoder
@@ -19,9 +19,6 @@ from tsae.quantize import LatentQuantizer
 
 PIXEL_LIMIT = 128
 """Greatest magnitude of a pixel less 128."""
-
-LATENT_LIMIT = 4095
-"""Greatest magnitude of a dequantised latent of `tsae-1`."""
 
 PATCH = 48
 """Values of a patch of 4x4 pixels."""

@@ -192,6 +192,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     parser.add_argument("--start", metavar="NAME|FILE", help="model to go on from, such as tsae for signs of your own")
+    parser.add_argument("--rates-only", action="store_true", help="with --start: learn only what differs between qualities")
     parser.add_argument("--resume", action="store_true", help="go on where a killed run of the same recipe ended")
 
 
@@ -204,7 +205,8 @@ def _train(args: argparse.Namespace, flags: list[str]) -> int:
         for name in ("epochs", "batch_size", "learning_rate", "start")
         if getattr(args, name) is not None
     }
-    config = dataclasses.replace(default_config(args.model), seed=args.seed, device=choose_device(args.device), **given)
+    given |= {"seed": args.seed, "device": choose_device(args.device), "rates_only": args.rates_only}
+    config = dataclasses.replace(default_config(args.model), **given)
     facts = train(args.data, args.out, config, resume=args.resume).training
     print(f"{args.out}: validation loss {facts['valid_loss']:.5f} on {facts['valid_images']} images")
     return 0

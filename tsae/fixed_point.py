@@ -2,13 +2,14 @@
 
 Weights and activations are integers held in float32, in which all integers up to 2^24 are exact. `Layer` makes sure that no
 sum can leave that range, so neither the order of a sum, nor the batch size, nor fused multiply-add can change a result.
-Only 1x1 and depthwise 5x5 convolutions are used, for which no library takes transforms such as Winograd's. Each network is
-compared with 64-bit integers when it is made, so that a device set to faster, inexact arithmetic is refused.
+There are only 1x1 and depthwise 5x5 convolutions, so that Winograd's transforms have no place; NNPACK, which some builds of
+torch take for batches of 16 and more, would transform all the same, and is switched off. On a GPU the integers are held in
+float64, which no setting makes less exact. Each network is compared with 64-bit integers when it is made, at several batch
+sizes, and a device that does not agree is refused.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +37,9 @@ HIDDEN_LIMIT = 2047
 KERNEL = 5
 """Side of the depthwise kernels."""
 
+PROVEN_BATCHES = (1, 2, 16, 17)
+"""Batch sizes at which a network is compared with integers when it is made."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layer:
@@ -60,7 +64,7 @@ class Layer:
         outputs = len(self.weight)
         good = self.weight.dtype == np.int16 and self.bias.dtype == np.int32 and self.shift.dtype == np.int32
         good = good and self.weight.ndim == 2 and self.bias.ndim == 2 and self.bias.shape[1:] == self.shift.shape == (outputs,)
-        if not good:
+        if not good or not self.weight.size or not self.bias.size:
             raise ValueError(f"weight {self.weight.shape}, bias {self.bias.shape} and shift {self.shift.shape} do not fit")
         if not ((self.shift >= 1) & (self.shift <= 30)).all():
             raise ValueError("a shift outside 1 to 30")
@@ -216,6 +220,8 @@ class FixedPointNetwork:
         """
         self.transform = transform
         self._device = device
+        self._dtype = torch.float64 if device == "cuda" else torch.float32  # TF32 is for float32 only
+        torch.backends.nnpack.set_flags(False)  # type: ignore[no-untyped-call]
         self._weights = [self._weight(layer, is_mix) for layer, is_mix in zip(transform.layers, _mixes(transform), strict=True)]
         self._biases = [self._bias(layer) for layer in transform.layers]
         self._prove()
@@ -223,46 +229,50 @@ class FixedPointNetwork:
     def _weight(self, layer: Layer, is_mix: bool) -> Tensor:
         scaled = torch.from_numpy(layer.weight.astype(np.float32) * np.float32(2.0) ** -layer.shift.astype(np.float32)[:, None])
         shaped = scaled.view(-1, 1, KERNEL, KERNEL) if is_mix else scaled[:, :, None, None]
-        return shaped.to(self._device, memory_format=torch.channels_last)
+        return shaped.to(self._device, self._dtype, memory_format=torch.channels_last)
 
     def _bias(self, layer: Layer) -> Tensor:
         """With the half that makes rounding down round to the nearest, by quality."""
         half = np.int64(1) << (layer.shift.astype(np.int64) - 1)
         scaled = (layer.bias + half).astype(np.float32) * np.float32(2.0) ** -layer.shift.astype(np.float32)
-        return torch.from_numpy(np.broadcast_to(scaled, (self.transform.qualities, scaled.shape[1])).copy()).to(self._device)
+        rows = torch.from_numpy(np.broadcast_to(scaled, (self.transform.qualities, scaled.shape[1])).copy())
+        return rows.to(self._device, self._dtype)
 
     def _prove(self) -> None:
-        """Compares with integers, at the limits of the inputs."""
+        """Compares with integers, at the limits of the inputs, and at batch sizes for which libraries choose differently."""
         limit = self.transform.input_limit
         x = np.random.default_rng(0).choice(np.array([-limit, -limit // 3, 0, limit]), (2, self.transform.inputs, 8, 8))
-        found = self.run(torch.from_numpy(x.astype(np.float32)).to(self._device, memory_format=torch.channels_last), 1)
-        if not np.array_equal(found.cpu().numpy(), self.transform.run(x, 1)):
-            raise ModelError(
-                f"device {self._device}: torch {torch.__version__} does not compute float32 exactly as it is set up; "
-                'call torch.set_float32_matmul_precision("highest"), or decode on another device'
-            )
+        expected = self.transform.run(x, 1)
+        for size in PROVEN_BATCHES:
+            batch, answer = (np.resize(values, (size, *values.shape[1:])) for values in (x, expected))
+            found = self.run(torch.from_numpy(batch.astype(np.float32)).to(memory_format=torch.channels_last), 1)
+            if not np.array_equal(found.cpu().numpy(), answer):
+                raise ModelError(
+                    f"device {self._device}: torch {torch.__version__} does not compute exactly as it is set up; "
+                    'call torch.set_float32_matmul_precision("highest"), or decode on another device'
+                )
 
     @torch.inference_mode()
     def run(self, x: Tensor, quality: int) -> Tensor:
         """Maps integers to integers, exactly as `FixedPointTransform.run`.
 
         Args:
-            x: Integers in float32 `[B, inputs, 8, 8]`, channels last, within the input limit.
+            x: Integers in float32 `[B, inputs, 8, 8]`, channels last, within the input limit; on any device.
             quality: 1 to the number of qualities.
 
         Returns:
-            Integers in float32 `[B, outputs, 8, 8]`.
+            Integers `[B, outputs, 8, 8]`, in float32 or float64, on the network's device.
         """
         weights, biases = self._weights, [bias[quality - 1] for bias in self._biases]
-        with torch.backends.cudnn.flags(allow_tf32=False) if self._device == "cuda" else contextlib.nullcontext():
-            t = functional.conv2d(x, weights[0], biases[0]).floor_().clamp_(-STREAM_LIMIT, STREAM_LIMIT)
-            for n in range(1, len(weights) - 1, 3):
-                mixed = functional.conv2d(t, weights[n], biases[n], padding=KERNEL // 2, groups=t.shape[1])
-                mixed.floor_().clamp_(-MIX_LIMIT, MIX_LIMIT)
-                hidden = functional.conv2d(mixed, weights[n + 1], biases[n + 1]).floor_().clamp_(0, HIDDEN_LIMIT)
-                added = functional.conv2d(hidden, weights[n + 2], biases[n + 2]).floor_()
-                t.add_(added).clamp_(-STREAM_LIMIT, STREAM_LIMIT)
-            return functional.conv2d(t, weights[-1], biases[-1]).floor_()
+        t = functional.conv2d(x.to(self._device, self._dtype), weights[0], biases[0])
+        t.floor_().clamp_(-STREAM_LIMIT, STREAM_LIMIT)
+        for n in range(1, len(weights) - 1, 3):
+            mixed = functional.conv2d(t, weights[n], biases[n], padding=KERNEL // 2, groups=t.shape[1])
+            mixed.floor_().clamp_(-MIX_LIMIT, MIX_LIMIT)
+            hidden = functional.conv2d(mixed, weights[n + 1], biases[n + 1]).floor_().clamp_(0, HIDDEN_LIMIT)
+            added = functional.conv2d(hidden, weights[n + 2], biases[n + 2]).floor_()
+            t.add_(added).clamp_(-STREAM_LIMIT, STREAM_LIMIT)
+        return functional.conv2d(t, weights[-1], biases[-1]).floor_()
 
 
 def _mixes(transform: FixedPointTransform) -> list[bool]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsae.archive import ENTROPY_CODED, Coding, Records, int8_latents, shown
-from tsae.entropy import GRID, EntropyCoder, Prior
+from tsae.entropy import EntropyCoder, Prior
 from tsae.errors import CorruptDataError, FormatError, ModelError
 from tsae.model_file import below, read_model_file
 
@@ -57,9 +57,8 @@ def stored_latents(
     if not is_entropy_coded(records):
         return int8_latents(records, latent_shape)
     coder = load_coder()
-    if tuple(latent_shape) != (coder.prior.channels, GRID, GRID):
-        shapes = f"latent_shape {list(latent_shape)[:4]}, its model has {[coder.prior.channels, GRID, GRID]}"
-        raise FormatError(f"manifest.json: {shapes}; restore the file")
+    if tuple(latent_shape) != coder.latent_shape:
+        raise FormatError(f"latent_shape {list(latent_shape)[:4]}, its model has {coder.latent_shape}; restore the manifest")
     symbols, qualities = decode_symbols(records, coder)
     return coder.dequantize(symbols, qualities.tolist())
 

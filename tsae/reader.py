@@ -116,7 +116,9 @@ class Archive:
         with self._codec_lock:
             if self._entropy_coder is None:
                 source = f"{self.path}/{self.manifest.model_file}"
-                self._entropy_coder = load_entropy_coder(self._files.model_file(), source)
+                coder = load_entropy_coder(self._files.model_file(), source)
+                self._check_shape(coder.latent_shape)
+                self._entropy_coder = coder
             return self._entropy_coder
 
     def to_table(self) -> pa.Table:
@@ -162,11 +164,15 @@ class Archive:
 
                 model_file = self._files.model_file()
                 codec = shared_codec(model_file, f"{self.path}/{self.manifest.model_file}")
-                if codec.latent_shape != self.manifest.latent_shape:  # it is what `latents` goes by
-                    shapes = f"latent_shape {self.manifest.latent_shape}, its model has {codec.latent_shape}"
-                    raise FormatError(f"{self.path}/{MANIFEST_FILE}: {shapes}; restore the file")
+                self._check_shape(codec.latent_shape)
                 self._codec = codec
             return self._codec
+
+    def _check_shape(self, of_model: tuple[int, ...]) -> None:
+        """Refuses a manifest whose shape, which is what `latents` goes by, is not the model's."""
+        if self.manifest.latent_shape != of_model:
+            shapes = f"latent_shape {self.manifest.latent_shape}, its model has {of_model}"
+            raise FormatError(f"{self.path}/{MANIFEST_FILE}: {shapes}; restore the file")
 
     def keys(self, glob: str | None = None) -> Iterator[str]:
         """All keys in the order of positions, or those that a glob matches (`*` also matches `/`)."""

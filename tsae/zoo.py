@@ -30,7 +30,7 @@ class ZooEntry:
 ZOO = {
     "tsae": ZooEntry(
         "tsae.safetensors",
-        "352f9ea0f3d7bb74a0dde0f2d8461ac4d39591877b96bb7094ec0418376d9303",
+        "3d6023abd79ad57e627f532d9e2d5d442867d3bd9098e52b73c028fab2a8a4df",
         "tsae.md",
     ),
     "seed-8x8x8": ZooEntry(

@@ -102,7 +102,8 @@ class OwnCoder:
 
     def encode(self, images: Images) -> list[bytes]:
         """The codec's streams, which must be those of the archive."""
-        return self._archive.codec.encode(images, **self._quality)
+        streams: list[bytes] = self._archive.codec.encode(images, **self._quality).streams
+        return streams
 
     def decode(self, streams: list[bytes]) -> Images:
         """The images of the archive's records with these streams."""

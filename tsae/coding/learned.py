@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +14,7 @@ from tsae.config import IMAGE_SIZE_PX
 from tsae.entropy import GRID, EntropyCoder
 from tsae.fixed_point import FixedPointNetwork
 from tsae.images import encode_lossless
-from tsae.latents import coding_of, decode_symbols, stored_latents
+from tsae.latents import coding_of, decode_symbols
 
 PATCH_SIDE_PX = IMAGE_SIZE_PX // GRID
 
@@ -26,27 +25,38 @@ BATCH = {"cpu": 16, "cuda": 4096}
 MAX_STREAM_BYTES = 1024
 """A longer stream is not kept. Of 6,315 GTSRB images none comes near it; noise does, which a lossless file serves better."""
 
-DOUBTFUL_BYTES = 384
-"""From this length on a stream is compared with what a general compressor makes of the pixels: drawings may be shorter so."""
+PATTERN_PIXELS = 8
+"""An image with no more new pixels is plain or a simple pattern, and is always stored losslessly, in 30 to 50 bytes."""
+
+LOSSLESS_BYTES, NEW_PIXEL_BYTES, STREAM_BESIDE_BYTES = 30, 2, 64
+"""About what a lossless file takes at least, for each new pixel, and what the stream beside it takes."""
 
 
-ESCAPE_BYTES = 64
-"""What the stream of the lowest quality may take that stays beside a lossless image."""
+def count_new_pixels(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many pixels are like none of those one or two to the left or above, int64 `[N]`: what drawings have few of.
 
-
-def escape(image: NDArray[np.uint8], stream: bytes) -> bytes | None:
-    """The image as a lossless file, where that is to be stored instead of its stream; else None.
+    A count of integers, and not the length of a file that some version of a library writes, decides what is stored losslessly.
 
     Args:
-        image: uint8 `[32, 32, 3]`.
-        stream: What it is coded as.
+        images: uint8 `[N, 32, 32, 3]`.
     """
-    if len(stream) > MAX_STREAM_BYTES:
-        return encode_lossless(image)
-    if len(stream) < DOUBTFUL_BYTES or len(zlib.compress(image.tobytes(), 1)) > len(stream):
-        return None
-    file = encode_lossless(image)
-    return file if len(file) + ESCAPE_BYTES < len(stream) else None
+    colours = images[..., 0] * np.int32(65536) + images[..., 1] * np.int32(256) + images[..., 2]
+    is_new = np.ones(colours.shape, np.bool_)
+    for distance in (1, 2):
+        is_new[:, :, distance:] &= colours[:, :, distance:] != colours[:, :, :-distance]
+        is_new[:, distance:] &= colours[:, distance:] != colours[:, :-distance]
+    return np.asarray(is_new.sum((1, 2), dtype=np.int64))
+
+
+def is_better_lossless(new_pixels: int, stream_bytes: int) -> bool:
+    """Whether an image is to be stored losslessly, with a stream of the lowest quality beside.
+
+    Args:
+        new_pixels: See `count_new_pixels`.
+        stream_bytes: Length of its stream.
+    """
+    lossless_bytes = LOSSLESS_BYTES + NEW_PIXEL_BYTES * new_pixels + STREAM_BESIDE_BYTES
+    return new_pixels <= PATTERN_PIXELS or lossless_bytes < stream_bytes or stream_bytes > MAX_STREAM_BYTES
 
 
 FAINT_DEVIATIONS = (19.84, 12.5, 7.87, 4.96)
@@ -104,8 +114,9 @@ class LearnedCoding:
         assert quality is not None  # noqa: S101 (the facade has checked it)
         qualities = np.minimum(quality + faintness(images), self._coder.prior.qualities)
         streams = self._streams(images, qualities)
-        lossless = [escape(image, stream) for image, stream in zip(images, streams, strict=True)]
-        escaped = [row for row, file in enumerate(lossless) if file is not None]
+        new_pixels = count_new_pixels(images).tolist()
+        escaped = [row for row, stream in enumerate(streams) if is_better_lossless(new_pixels[row], len(stream))]
+        lossless = [encode_lossless(images[row]) if row in escaped else None for row in range(len(images))]
         qualities[escaped] = 1
         for row, stream in zip(escaped, self._streams(images[escaped], qualities[escaped]), strict=True):
             streams[row] = stream if len(stream) <= MAX_STREAM_BYTES else self._blank
@@ -128,13 +139,14 @@ class LearnedCoding:
             for start in range(0, len(rows), BATCH[self._device]):
                 yield rows[start : start + BATCH[self._device]], quality
 
-    def latents(self, records: Records) -> NDArray[np.int8] | NDArray[np.int16]:
+    def latents(self, records: Records) -> NDArray[np.int16]:
         """The dequantised latents of N records, int16 `[N, C, 8, 8]`.
 
         Raises:
             CorruptDataError: if a coding is unknown or a stream damaged.
         """
-        return stored_latents(records, self._latent_shape, lambda: self._coder)
+        symbols, qualities = decode_symbols(records, self._coder)
+        return self._coder.dequantize(symbols, qualities.tolist())
 
     def decode(self, records: Records) -> NDArray[np.uint8]:
         """Decodes N records to uint8 `[N, 32, 32, 3]`.
@@ -151,9 +163,8 @@ class LearnedCoding:
 
     def _run(self, network: FixedPointNetwork, values: NDArray[np.int16], quality: int) -> NDArray[np.float32]:
         """Maps integers, channels last in memory for the encoder, through a network."""
-        x = torch.from_numpy(values.astype(np.float32)).to(self._device).permute(0, 3, 1, 2)
-        y: NDArray[np.float32] = network.run(x, quality).cpu().numpy()
-        return y
+        y = network.run(torch.from_numpy(values.astype(np.float32)).permute(0, 3, 1, 2), quality)
+        return np.asarray(y.cpu().numpy())
 
 
 def to_patches(images: NDArray[np.uint8]) -> NDArray[np.int16]:

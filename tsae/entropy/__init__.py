@@ -6,4 +6,5 @@
 
 from tsae.entropy.coder import EntropyCoder as EntropyCoder
 from tsae.entropy.kernels import GRID as GRID
+from tsae.entropy.kernels import LATENT_LIMIT as LATENT_LIMIT
 from tsae.entropy.prior import Prior as Prior

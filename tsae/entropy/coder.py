@@ -38,6 +38,11 @@ class EntropyCoder:
         self.prior = prior
         self._arrays = prior.arrays()
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """`[C, H, W]` of one image."""
+        return (self.prior.channels, GRID, GRID)
+
     def encode(self, symbols: NDArray[np.int16], quality: int) -> list[bytes]:
         """Codes each image by itself.
 
@@ -107,7 +112,7 @@ class EntropyCoder:
             int16 `[N, C, 8, 8]`, within +-4095.
         """
         steps = self.prior.step[np.asarray(qualities, np.intp) - 1][:, :, None, None]
-        latents = (symbols.astype(np.int64) * steps + STEP_UNITS // 2) >> STEP_SHIFT
+        latents = (symbols * steps.astype(np.int32) + np.int32(STEP_UNITS // 2)) >> STEP_SHIFT  # below 2^30
         clipped: NDArray[np.int16] = np.clip(latents, -LATENT_LIMIT, LATENT_LIMIT).astype(np.int16)
         return clipped
 

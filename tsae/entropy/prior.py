@@ -35,6 +35,9 @@ POSITIONS = GRID * GRID
 
 INT32_LIMIT = 2**31 - 1
 
+QUALITIES_LIMIT = 32
+"""Most qualities: as many codings are reserved for them."""
+
 CHANNELS_LIMIT = 256
 """Most channels, and most units of the hidden field, that a model may have."""
 
@@ -188,8 +191,9 @@ class Prior:
             for axis, size in zip(shape, array.shape, strict=True):
                 if size != (sizes.setdefault(axis, size) if isinstance(axis, str) else axis):
                     raise ValueError(f"{name} has shape {array.shape}; {axis} does not fit")
-        if max(sizes["channels"], sizes["fields"], sizes["qualities"]) > CHANNELS_LIMIT or min(sizes.values()) < 0:
-            raise ValueError(f"{sizes['channels']} channels, {sizes['fields']} fields: more than {CHANNELS_LIMIT}")
+        if max(sizes["channels"], sizes["fields"]) > CHANNELS_LIMIT or sizes["qualities"] > QUALITIES_LIMIT:
+            counts = f"{sizes['channels']} channels, {sizes['fields']} fields, {sizes['qualities']} qualities"
+            raise ValueError(f"{counts}: more than {CHANNELS_LIMIT}, {CHANNELS_LIMIT} and {QUALITIES_LIMIT}")
         if min(sizes["channels"], sizes["qualities"], sizes["fields"], sizes["tables"]) < 1:
             raise ValueError("a table without entries")
         if sizes["firsts"] != sizes["tables"] + 1 or sizes["tables"] % OFFSETS or sizes["owns"] > sizes["slices"]:
@@ -201,12 +205,14 @@ class Prior:
             raise ValueError("slices are not a division of the channels")
         if min(self.gain.min(), self.step.min()) < 1 or max(self.gain.max(), self.step.max()) >= 2**20:
             raise ValueError("a gain or a step outside 1 to 2^20 - 1")
+        if self.active.max() > 1:
+            raise ValueError("active is neither 0 nor 1")
         if self.magnitude.min() < 0 or self.magnitude.max() >= 2**15:
             raise ValueError("a magnitude outside 0 to 2^15 - 1")
 
     def _check_tables(self) -> None:
         ends = self.table_first[1:]
-        lengths = np.diff(self.table_first)
+        lengths = np.diff(self.table_first.astype(np.int64))
         if self.table_first[0] != 0 or ends[-1] != len(self.cumulative) or (lengths < 3).any():
             raise ValueError("tables do not follow one another")
         rises = np.diff(self.cumulative.astype(np.int64))

@@ -12,8 +12,8 @@ from tsae.codec import Codec
 from tsae.errors import ImageError, InputError
 from tsae.images import decode_image, resize
 from tsae.inputs import Listing, map_inputs, read_input
+from tsae.jobs.compress import encode_chunk
 from tsae.jobs.plan import SHARD_IMAGES
-from tsae.metrics import psnr_db
 
 SAMPLE_IMAGES = 512
 """Images that are tried; their mean bytes are within about 2 % of all images' then."""
@@ -52,12 +52,16 @@ class Choice:
         bytes_per_image: Of the archive, all but the model.
         psnr_db: Mean.
         images: Size of the sample.
+        most_bytes: The most bytes an image that must be reckoned with, since it is a sample.
+        least_psnr_db: The least mean.
     """
 
     quality: int
     bytes_per_image: float
     psnr_db: float
     images: int
+    most_bytes: float
+    least_psnr_db: float
 
     def __str__(self) -> str:
         """For people."""
@@ -65,28 +69,30 @@ class Choice:
         return f"quality {self.quality}, {expected} by a sample of {self.images} images"
 
 
-def choose_quality(listing: Listing, codec: Codec, target: Target) -> Choice:
+def choose_quality(listing: Listing, codec: Codec, target: Target, settings: ar.Settings) -> Choice:
     """The best quality within a number of bytes, or the lowest one that reaches a PSNR.
 
     Args:
         listing: The input.
         codec: A model with qualities.
         target: What is to be reached.
+        settings: Of the job, but for the quality.
 
     Raises:
-        InputError: if no quality reaches it, the model has none, or no image of the sample can be read.
+        InputError: if no quality reaches it, or no image of the sample can be read.
     """
-    if not codec.qualities:
-        raise InputError(f"target of {target}: model {codec.name} has no qualities to choose from; leave it out, or use tsae")
     images = read_sample(listing)
     beside = overhead_bytes(listing)
-    choices = [_try(images, codec, quality, beside, len(listing.keys)) for quality in range(1, codec.qualities + 1)]
+    choices = [
+        try_quality(images, codec, dataclasses.replace(settings, quality=quality, verify=True), beside, len(listing.keys))
+        for quality in range(1, codec.qualities + 1)
+    ]
     if target.bytes_per_image is not None:
-        good = [choice for choice, most in choices if most <= target.bytes_per_image]
-        chosen, nearest = (good[-1] if good else None), choices[0][0]
+        good = [choice for choice in choices if choice.most_bytes <= target.bytes_per_image]
+        chosen, nearest = (good[-1] if good else None), choices[0]
     else:
-        good = [choice for choice, _ in choices if choice.psnr_db >= (target.psnr_db or 0)]
-        chosen, nearest = (good[0] if good else None), choices[-1][0]
+        good = [choice for choice in choices if choice.least_psnr_db >= (target.psnr_db or 0)]
+        chosen, nearest = (good[0] if good else None), choices[-1]
     if chosen is None:
         raise InputError(f"target of {target}: not to be had here; the nearest is {nearest}; choose another target")
     return chosen
@@ -113,14 +119,28 @@ def _read(root: str, key: str) -> NDArray[np.uint8] | None:
         return None
 
 
-def _try(images: NDArray[np.uint8], codec: Codec, quality: int, beside: float, total: int) -> tuple[Choice, float]:
-    """What a quality gives, and the most bytes an image that must be reckoned with."""
-    records = codec.encode(images, quality)
+def try_quality(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings, beside: float, total: int) -> Choice:
+    """What a quality gives.
+
+    Args:
+        images: The sample, uint8 `[N, 32, 32, 3]`.
+        codec: A model.
+        settings: With the quality; images are decoded to see what comes back.
+        beside: Bytes an image beside the coded ones.
+        total: Images that the sample stands for.
+    """
+    records = encode_chunk(images, codec, settings)
     sizes = np.array([len(s) + len(file or b"") for s, file in zip(records.streams, records.lossless, strict=True)])
-    error = sizes.std() / np.sqrt(len(sizes)) * np.sqrt(max(0.0, 1 - len(sizes) / total))
-    psnrs_db = np.minimum(psnr_db(images, codec.decode_streams(records)), 100.0)
-    choice = Choice(quality, float(sizes.mean()) + beside, float(psnrs_db.mean()), len(images))
-    return choice, float(sizes.mean() + SIGMAS * error) + beside
+    psnrs_db, count = records.psnrs_db.astype(np.float64), len(images)
+    reserve = SIGMAS / np.sqrt(count) * np.sqrt(max(0.0, 1 - count / total))
+    return Choice(
+        quality=settings.quality or 0,
+        bytes_per_image=float(sizes.mean()) + beside,
+        psnr_db=float(psnrs_db.mean()),
+        images=count,
+        most_bytes=float(sizes.mean() + reserve * sizes.std()) + beside,
+        least_psnr_db=float(psnrs_db.mean() - reserve * psnrs_db.std()),
+    )
 
 
 def overhead_bytes(listing: Listing) -> float:

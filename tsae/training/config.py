@@ -23,6 +23,7 @@ class TrainConfig:
         seed: Of the initial weights and of the order of the images; 0 to 2^63 - 1.
         device: "cpu" or "cuda".
         start: Name or file of the model to start from; None starts from nothing.
+        rates_only: Whether only what differs between qualities is learned, from a model to start from.
     """
 
     model: str
@@ -32,6 +33,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "cpu"
     start: str | None = None
+    rates_only: bool = False
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -41,6 +43,8 @@ class TrainConfig:
         """
         if min(self.epochs, self.batch_size) < 1:
             raise InputError(f"epochs {self.epochs}, batch size {self.batch_size}: both must be at least 1")
+        if self.rates_only and self.start is None:
+            raise InputError("rates only: needs a model to start from; name one with --start")
         if not 0 <= self.seed < SEEDS:
             raise InputError(f"seed {self.seed}: outside 0 to {SEEDS - 1}; choose one within")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):

@@ -18,7 +18,7 @@ from tsae.training.export import export, round_as_exported, trainable
 from tsae.training.variable_rate import QUALITIES, Pointwise, Sizes, VariableRateAutoencoder, principal_components, to_patches
 from tsae.zoo import read_model_file
 
-LEAST_WEIGHT_BITS, WEIGHT_RATIO = 33.0, 20.0
+LEAST_WEIGHT_BITS, WEIGHT_RATIO = 33.0, 14.0
 """Bits of an image that 1 dB is worth at the lowest quality, and how many times that at the highest: 27 to 40 dB."""
 
 SMALLEST_ERROR = 0.25
@@ -73,9 +73,19 @@ def _start(config: TrainConfig, images: NDArray[np.uint8]) -> VariableRateAutoen
         raise InputError(
             f"start {config.start}: is a model of {weights.architecture}; name one of {LearnedWeights.architecture}"
         )
+    if weights.qualities != QUALITIES:
+        raise InputError(
+            f"start {config.start}: has {weights.qualities} qualities, this recipe {QUALITIES}; name another model"
+        )
     network = trainable(weights)
     round_as_exported(network)
     return network
+
+
+def _freeze_all_but_rates(network: VariableRateAutoencoder) -> None:
+    """Leaves a gradient to gains, steps, and the biases by quality."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in ("log_gain", "log_step") or name.endswith("quality"))
 
 
 class LearnedRecipe:
@@ -97,13 +107,16 @@ class LearnedRecipe:
         self.config = config
         self.network = _start(config, images).to(config.device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
+        if config.rates_only:
+            _freeze_all_but_rates(self.network)
         matrices = [layer.weight for layer in self.network.modules() if isinstance(layer, Pointwise)]
         chosen = {id(matrix) for matrix in matrices}
-        others = [p for p in self.network.parameters() if id(p) not in chosen]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=0.0, weight_decay=0.0),
-            torch.optim.Adam(others, lr=0.0, betas=(0.9, 0.99)),
-        ]
+        others = [p for p in self.network.parameters() if id(p) not in chosen and p.requires_grad]
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(others, lr=0.0, betas=(0.9, 0.99))]
+        self._ratios = [1.0]
+        if not config.rates_only:
+            self.optimizers.append(torch.optim.Muon(matrices, lr=0.0, weight_decay=0.0))
+            self._ratios.append(MUON_RATIO)
 
     def modules(self) -> dict[str, nn.Module]:
         """What a killed run goes on with, beside the optimisers; `average` is what is kept."""
@@ -139,7 +152,7 @@ class LearnedRecipe:
     def _set_rate(self, number: int, steps: int) -> None:
         share = LAST_SHARE + (1 - LAST_SHARE) * 0.5 * (1 + float(np.cos(np.pi * number / steps)))
         rate = self.config.learning_rate * min(1.0, (number + 1) / WARM_STEPS) * share
-        for optimizer, ratio in zip(self.optimizers, (MUON_RATIO, 1.0), strict=True):
+        for optimizer, ratio in zip(self.optimizers, self._ratios, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * ratio
 
@@ -164,8 +177,15 @@ class LearnedRecipe:
         return {"loss": float(np.mean(losses)), **figures}
 
     def finish(self, training: ImageSet, facts: dict[str, object]) -> Model:
-        """The model file's content: the average weights as integers, with tables fitted to the training images."""
-        return export(self.config.model, self.average, training.images, facts)
+        """The model file's content: the average weights as integers, with tables fitted to the training images.
+
+        Raises:
+            InputError: if the weights have grown so large that they do not fit.
+        """
+        try:
+            return export(self.config.model, self.average, training.images, facts)
+        except ValueError as error:
+            raise InputError(f"weights that integers cannot hold ({error}); train anew with a lower rate") from error
 
 
 COMPONENT_IMAGES = 5000

@@ -48,6 +48,8 @@ class SeedRecipe:
             InputError: if the model to start from is of another architecture.
             ModelError: if it cannot be read.
         """
+        if config.rates_only:
+            raise InputError("rates only: seed-8x8x8 has one quality; leave it out, or train the model tsae")
         self.config = config
         self.network = _start(config).to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)]
