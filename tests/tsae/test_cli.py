@@ -259,15 +259,26 @@ def test_a_quality_or_target_that_is_not_to_be_had_is_refused(
 
 
 @pytest.mark.parametrize("flag", ["--target-psnr=30", "--target-bytes=100"])
-@pytest.mark.parametrize("content", [None, b"no image"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no image found"),
+        (b"no image", "none of 1 images could be read, to choose a quality; give one with --quality"),
+        ("a folder", "no readable image in "),
+    ],
+)
 def test_a_target_for_nothing_is_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], flag: str, content: bytes | None
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], flag: str, content: bytes | str | None, message: str
 ) -> None:
     (tmp_path / "in").mkdir()
-    if content:
+    if isinstance(content, bytes):
         (tmp_path / "in" / "a.png").write_bytes(content)
-    assert main(["compress", str(tmp_path / "in"), str(tmp_path / "archive"), flag]) == 2
+    elif content:
+        (tmp_path / "in" / "a.png").mkdir()
+    source = tmp_path / "in" / "*" if content == "a folder" else tmp_path / "in"
+    assert main(["compress", str(source), str(tmp_path / "archive"), flag]) == 2
     err = capfd.readouterr().err
+    assert message in err
     assert err.count("\n") == 1
     assert err.startswith("tsae: error: ")
     assert not (tmp_path / "archive").exists()

@@ -86,6 +86,17 @@ def test_the_network_is_exact(threads: int, batch: int, memory_format: torch.mem
             np.testing.assert_array_equal(run(network, x, quality, memory_format), transform.run(x, quality))
 
 
+@pytest.mark.parametrize("batch", [1, 2, 16, 17, 64])
+def test_without_mkldnn_it_is_exact_too(threads: int, batch: int) -> None:
+    """Else torch would take NNPACK for some batch sizes, which is not exact."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        for seed in range(3):
+            transform = draw_transform(seed)
+            network, x = FixedPointNetwork(transform), draw_inputs(seed, batch)
+            for memory_format in (torch.contiguous_format, torch.channels_last):
+                np.testing.assert_array_equal(run(network, x, 2, memory_format), transform.run(x, 2))
+
+
 def test_the_test_reaches_the_limits() -> None:
     """Else it would show little: sums close to 2^24, and values cut off everywhere."""
     transform, x = draw_transform(0), draw_inputs(0, 64)
@@ -208,6 +219,20 @@ def test_arrays_of_other_types_or_shapes_are_refused(fields: dict[str, np.ndarra
         dataclasses.replace(one_layer(1, 0, 1), **fields).check(1)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Layer(np.zeros((0, 3), np.int16), np.zeros((1, 0), np.int32), np.zeros(0, np.int32)),
+        Layer(np.zeros((1, 0), np.int16), np.zeros((1, 1), np.int32), np.ones(1, np.int32)),
+        Layer(np.zeros((1, 3), np.int16), np.zeros((0, 1), np.int32), np.ones(1, np.int32)),
+    ],
+    ids=["no outputs", "no inputs", "no qualities"],
+)
+def test_sizes_of_0_are_refused(layer: Layer) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        layer.check(128)
+
+
 def with_layer(number: int, **fields: np.ndarray) -> tuple[Layer, ...]:
     layers = [*draw_transform(0).layers]
     layers[number] = dataclasses.replace(layers[number], **fields)
@@ -282,9 +307,22 @@ def test_a_device_that_computes_otherwise_is_refused(monkeypatch: pytest.MonkeyP
     transform = draw_transform(2)
     FixedPointNetwork(transform)
     monkeypatch.setattr(functional, "conv2d", inexact)
-    with pytest.raises(ModelError, match=r'device cpu: torch .* does not compute float32 exactly .*"highest"') as caught:
+    with pytest.raises(ModelError, match=r'device cpu: torch .* does not compute exactly .*"highest"') as caught:
         FixedPointNetwork(transform)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 16, 17])
+def test_a_device_that_is_wrong_at_one_batch_size_is_refused(monkeypatch: pytest.MonkeyPatch, wrong: int) -> None:
+    exact = functional.conv2d
+
+    def sometimes_off(x: torch.Tensor, weight: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        y = exact(x, weight, *args, **kwargs)  # type: ignore[arg-type]
+        return y + 1 if len(x) == wrong and len(weight) == OUTPUTS else y
+
+    monkeypatch.setattr(functional, "conv2d", sometimes_off)
+    with pytest.raises(ModelError, match="does not compute exactly"):
+        FixedPointNetwork(draw_transform(2))
 
 
 def test_a_single_wrong_output_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,5 +335,5 @@ def test_a_single_wrong_output_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
         return y
 
     monkeypatch.setattr(functional, "conv2d", off_by_one)
-    with pytest.raises(ModelError, match="does not compute float32 exactly"):
+    with pytest.raises(ModelError, match="does not compute exactly"):
         FixedPointNetwork(draw_transform(2))

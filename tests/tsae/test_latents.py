@@ -134,7 +134,7 @@ def test_a_stream_of_another_quality_is_noticed_or_other_symbols(coder: EntropyC
 
 @pytest.mark.parametrize("wrong", [(8, 8, 8), (32, 8, 9), (33, 8, 8), (2**19,) * 3, (32,), ()])
 def test_another_shape_than_the_models_is_refused(coder: EntropyCoder, symbols: np.ndarray, wrong: tuple[int, ...]) -> None:
-    with pytest.raises(FormatError, match="latent_shape.*restore the file"):
+    with pytest.raises(FormatError, match="latent_shape.*restore the manifest"):
         stored_latents(coded(coder, symbols, [1] * 6), wrong, lambda: coder)
 
 

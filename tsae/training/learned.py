@@ -18,7 +18,7 @@ from tsae.training.export import export, round_as_exported, trainable
 from tsae.training.variable_rate import QUALITIES, Pointwise, Sizes, VariableRateAutoencoder, principal_components, to_patches
 from tsae.zoo import read_model_file
 
-LEAST_WEIGHT_BITS, WEIGHT_RATIO = 33.0, 14.0
+LEAST_WEIGHT_BITS, WEIGHT_RATIO = 29.0, 15.5
 """Bits of an image that 1 dB is worth at the lowest quality, and how many times that at the highest: 27 to 40 dB."""
 
 SMALLEST_ERROR = 0.25

@@ -75,6 +75,8 @@ BROKEN = {
     "a gain too large": ("gain", changed("gain", (0, 0), 2**20)),
     "no step": ("step", changed("step", (0, 0), 0)),
     "a step too large": ("step", changed("step", (0, 0), 2**20)),
+    "an active channel that is more than active": ("active", changed("active", (0, 0), 2)),
+    "the most active": ("active", changed("active", (LAST, LAST), 255)),
     "a magnitude below 0": ("magnitude", changed("magnitude", 3, -1)),
     "a magnitude too large": ("magnitude", changed("magnitude", 3, 2**15)),
     "a first table not at 0": ("tables", changed("table_first", 0, 1)),
@@ -107,8 +109,8 @@ def test_what_could_go_wrong_later_is_refused(what: str) -> None:
         Prior(**given)
 
 
-def grown(name: str, factor: int) -> Tensors:
-    given = tensors(units=3)
+def grown(name: str, factor: int, units: int = 3) -> Tensors:
+    given = tensors(units=units)
     given[name] = np.full_like(given[name], factor)
     return given
 
@@ -131,7 +133,11 @@ def test_field_weights_at_the_limit(name: str, fits: int, too_large: int) -> Non
 
 @pytest.mark.parametrize("name", ["mean", "scale"])
 def test_heads_at_the_limit(name: str) -> None:
-    large = grown("field_start", 2**24)
+    """Each unit is cut to 8191, so 7 of them fit whatever the field is."""
+    large = grown("field_start", 2**24, units=7)
+    large[f"{name}_head"][:] = 32767
+    Prior(**large)
+    large = grown("field_start", 2**24, units=9)
     large[f"{name}_head"][:] = 32767
     with pytest.raises(ValueError, match=f"{name} that can leave 32 bits"):
         Prior(**large)
@@ -143,6 +149,21 @@ def test_heads_at_the_limit(name: str) -> None:
 def test_sizes_have_limits(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         Prior(**tensors(**options))
+
+
+def with_qualities(count: int) -> Tensors:
+    given = tensors()
+    for name, (_, shape) in SHAPES.items():
+        if shape[0] == "qualities":
+            given[name] = np.resize(given[name], (count, *given[name].shape[1:]))
+    return given
+
+
+def test_qualities_have_a_limit() -> None:
+    assert Prior(**with_qualities(32)).qualities == 32
+    for count in (33, 256):
+        with pytest.raises(ValueError, match=f"{count} qualities: more than 256, 256 and 32"):
+            Prior(**with_qualities(count))
 
 
 def test_nothing_of_anything_is_refused() -> None:
