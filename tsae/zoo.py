@@ -30,7 +30,7 @@ class ZooEntry:
 ZOO = {
     "tsae": ZooEntry(
         "tsae.safetensors",
-        "3d6023abd79ad57e627f532d9e2d5d442867d3bd9098e52b73c028fab2a8a4df",
+        "a2df1fff4b51f80806f1f6045b54b0d09e982706abb5b26616b553dfcb874d63",
         "tsae.md",
     ),
     "seed-8x8x8": ZooEntry(

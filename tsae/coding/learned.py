@@ -116,7 +116,9 @@ class LearnedCoding:
         streams = self._streams(images, qualities)
         new_pixels = count_new_pixels(images).tolist()
         escaped = [row for row, stream in enumerate(streams) if is_better_lossless(new_pixels[row], len(stream))]
-        lossless = [encode_lossless(images[row]) if row in escaped else None for row in range(len(images))]
+        lossless: list[bytes | None] = [None] * len(images)
+        for row in escaped:
+            lossless[row] = encode_lossless(images[row])
         qualities[escaped] = 1
         for row, stream in zip(escaped, self._streams(images[escaped], qualities[escaped]), strict=True):
             streams[row] = stream if len(stream) <= MAX_STREAM_BYTES else self._blank

@@ -89,7 +89,7 @@ def choose_quality(listing: Listing, codec: Codec, target: Target, settings: ar.
     ]
     if target.bytes_per_image is not None:
         good = [choice for choice in choices if choice.most_bytes <= target.bytes_per_image]
-        chosen, nearest = (good[-1] if good else None), choices[0]
+        chosen, nearest = (good[-1] if good else None), min(choices, key=lambda choice: choice.bytes_per_image)
     else:
         good = [choice for choice in choices if choice.least_psnr_db >= (target.psnr_db or 0)]
         chosen, nearest = (good[0] if good else None), choices[-1]

@@ -268,8 +268,9 @@ def slow_new_pixels(image: np.ndarray) -> int:
     count = 0
     for row in range(32):
         for column in range(32):
-            near = [pixels[row][column - d] for d in (1, 2) if column >= d] + [pixels[row - d][column] for d in (1, 2) if row >= d]
-            count += pixels[row][column] not in near
+            left = [pixels[row][column - d] for d in (1, 2) if column >= d]
+            above = [pixels[row - d][column] for d in (1, 2) if row >= d]
+            count += pixels[row][column] not in left + above
     return count
 
 
