@@ -25,7 +25,7 @@ from tsae.cli import main
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 
-DIGESTS = "2fe2fbd5819588d86fc8cb12426a5bad1d6473974d63f989ec09aae843752e43"
+DIGESTS = "26dfa32cd0aff04b5d099e493843d8d245aa87bf70ee6447719755788f622e81"
 """SHA-256 of `v1/SHA256SUMS`. Another one needs a line in the changelog; once the format is frozen, there is no other."""
 
 TOLERANCES = {"signs": 1, "plain": 1, "learned": 0}
