@@ -44,7 +44,9 @@ def test_pixels_are_equal(tmp_path: Path) -> None:
 
 def test_bytes_beyond_the_end_are_refused(tmp_path: Path) -> None:
     model = read_model_file("tsae")
-    stream = Codec.from_bytes(model, "tsae").encode(np.full((1, 32, 32, 3), 200, np.uint8), 2).streams[0]
-    done = decode(model, [(2, (stream + b"x" * 9).hex())], tmp_path)
+    image = resize(Image.fromarray(next(iter(draw_signs(1, seed=22))).image))
+    records = Codec.from_bytes(model, "tsae").encode(image[None], 2)
+    quality = int(records.codings[0]) - ENTROPY_CODED.start + 1
+    done = decode(model, [(quality, (records.streams[0] + b"x" * 9).hex())], tmp_path)
     assert done.returncode != 0
     assert b"damaged stream" in done.stderr
