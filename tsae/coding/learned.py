@@ -19,8 +19,8 @@ from tsae.latents import coding_of, decode_symbols
 PATCH_SIDE_PX = IMAGE_SIZE_PX // GRID
 
 BATCH = {"cpu": 64, "cuda": 4096}
-"""Images per call of a network. The result does not depend on it. On a CPU 64 take 225 us an image to encode and 144 to decode at
-quality 3 where 16 take 256 and 163."""
+"""Images per call of a network. The result does not depend on it. On a CPU, at quality 3, 64 take 225 us an image to encode
+and 144 to decode, where 16 take 256 and 163."""
 
 
 MAX_STREAM_BYTES = 1024
