@@ -137,7 +137,25 @@ def test_every_network_but_its_matrices_is_left_to_adam(small_config: TrainConfi
     groups = [{id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in recipe.optimizers]
     assert groups[0] | groups[1] == {id(p) for p in recipe.network.parameters()}
     assert not groups[0] & groups[1]
-    assert all(p.ndim == 2 for group in recipe.optimizers[0].param_groups for p in group["params"])
+    assert all(p.ndim == 2 for group in recipe.optimizers[1].param_groups for p in group["params"])
+
+
+def test_rates_only_learns_nothing_but_what_differs_by_quality(
+    small_config: TrainConfig, pictures: np.ndarray, trained: Path
+) -> None:
+    config = dataclasses.replace(small_config, start=str(trained), rates_only=True)
+    recipe = LearnedRecipe(config, pictures)
+    before = {name: p.detach().clone() for name, p in recipe.network.named_parameters()}
+    for number in range(4):
+        recipe.step(torch.from_numpy(pictures[:8]), number, 4)
+    changed = {name for name, p in recipe.network.named_parameters() if not torch.equal(p, before[name])}
+    assert {"log_gain", "log_step"} < changed
+    assert all(name in ("log_gain", "log_step") or name.endswith("quality") for name in changed)
+
+
+def test_rates_only_needs_a_model(small_config: TrainConfig) -> None:
+    with pytest.raises(InputError, match="needs a model to start from"):
+        dataclasses.replace(small_config, rates_only=True)
 
 
 def test_the_learning_rate_rises_then_falls(small_config: TrainConfig, pictures: np.ndarray) -> None:
@@ -145,7 +163,7 @@ def test_the_learning_rate_rises_then_falls(small_config: TrainConfig, pictures:
     for number in range(50):
         recipe._set_rate(number, 50)
         rates.append([optimizer.param_groups[0]["lr"] for optimizer in recipe.optimizers])
-    muon, adam = np.array(rates).T
+    adam, muon = np.array(rates).T
     assert adam.argmax() == 1  # of the two steps that it rises over
     assert (np.diff(adam[1:]) < 0).all()
     assert 0 < adam[-1] < 0.05 * adam.max() <= 0.05 * small_config.learning_rate
