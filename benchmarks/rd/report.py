@@ -18,7 +18,7 @@ POINT_COLUMNS = (
     "coder", "setting", "bytes", "coded", "mean PSNR", "PSNR of MSE", "p1 PSNR", "SSIM", "encode us", "decode us",
 )  # fmt: skip
 
-SHOWN_BYTES, SHOWN_DB = (44, 3100), (24.5, 42.5)
+SHOWN_BYTES, SHOWN_DB = (33, 3100), (24.5, 43.0)
 """Range of the plot."""
 
 COLOURS = {
@@ -238,7 +238,7 @@ def _draw_exact(axes: Axes, point: Point) -> None:
 
 
 def _dress(axes: Axes, title: str) -> None:
-    ticks = [50, 70, 100, 150, 200, 300, 400, 512, 700, 1000, 1500, 2000, 3000]
+    ticks = [40, 50, 70, 100, 150, 200, 300, 400, 512, 700, 1000, 1500, 2000, 3000]
     axes.set(xscale="log", xlim=SHOWN_BYTES, ylim=SHOWN_DB, title=title)
     axes.set(xlabel="bytes an image (log scale)", ylabel="mean PSNR, dB")
     axes.xaxis.set_major_locator(FixedLocator(ticks))
