@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tsae.checkpoint import LearnedWeights, Model, model_from_bytes
+from tsae.checkpoint import LearnedWeights, Model
 from tsae.data import ImageSet
 from tsae.errors import InputError
 from tsae.training.augment import mix_in
 from tsae.training.config import TrainConfig
 from tsae.training.export import export, round_as_exported, trainable
+from tsae.training.start import read_start
 from tsae.training.variable_rate import QUALITIES, Pointwise, Sizes, VariableRateAutoencoder, principal_components, to_patches
-from tsae.zoo import read_model_file
 
 LEAST_WEIGHT_BITS, WEIGHT_RATIO = 29.0, 15.5
 """Bits of an image that 1 dB is worth at the lowest quality, and how many times that at the highest: 27 to 40 dB."""
@@ -68,11 +68,7 @@ def _start(config: TrainConfig, images: NDArray[np.uint8]) -> VariableRateAutoen
     """The principal components of the images, or a model; that one rounds as its export will, since it is nearly done."""
     if config.start is None:
         return VariableRateAutoencoder(Sizes(), *principal_components(images[:: max(1, len(images) // COMPONENT_IMAGES)]))
-    weights = model_from_bytes(read_model_file(config.start), config.start).weights
-    if not isinstance(weights, LearnedWeights):
-        raise InputError(
-            f"start {config.start}: is a model of {weights.architecture}; name one of {LearnedWeights.architecture}"
-        )
+    weights = read_start(config.start, LearnedWeights)
     if weights.qualities != QUALITIES:
         raise InputError(
             f"start {config.start}: has {weights.qualities} qualities, this recipe {QUALITIES}; name another model"

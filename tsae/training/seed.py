@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tsae.checkpoint import Model, SeedWeights, model_from_bytes
+from tsae.checkpoint import Model, SeedWeights
 from tsae.data import ImageSet
 from tsae.errors import InputError
 from tsae.metrics import psnr_db
 from tsae.model import SeedAutoencoder, to_network_input
 from tsae.quantize import LatentQuantizer, fit_quantizer
 from tsae.training.config import TrainConfig
-from tsae.zoo import read_model_file
+from tsae.training.start import read_start
 
 EVALUATION_BATCH = 256
 
@@ -26,12 +26,7 @@ most; what storing in 8 bits costs, 0.02 dB, leaves nothing to win there."""
 
 
 def _start(config: TrainConfig) -> SeedAutoencoder:
-    if config.start is None:
-        return SeedAutoencoder()
-    weights = model_from_bytes(read_model_file(config.start), config.start).weights
-    if not isinstance(weights, SeedWeights):
-        raise InputError(f"start {config.start}: is a model of {weights.architecture}; name one of {SeedWeights.architecture}")
-    return weights.network
+    return SeedAutoencoder() if config.start is None else read_start(config.start, SeedWeights).network
 
 
 class SeedRecipe:
