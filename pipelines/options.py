@@ -65,7 +65,7 @@ def add_compress_arguments(parser: argparse.ArgumentParser) -> None:
         "--quality",
         type=int,
         metavar="Q",
-        help="1 (smallest) to 8 (best); about 28, 30, 31, 33, 35, 37, 39, 40 dB (default: 5)",
+        help="1 (smallest) to 8 (best); about 26, 28, 30, 32, 34, 37, 40, 42 dB (default: 5)",
     )
     rate.add_argument(
         "--target-bytes",
