@@ -27,10 +27,11 @@ from PIL import Image
 import tsae
 from tsae import archive as ar
 from tsae.checkpoint import model_from_bytes
-from tsae.codec import Codec, check_quality
+from tsae.codec import Codec
 from tsae.config import DEFAULT_MODEL
 from tsae.images import resize
 from tsae.jobs.plan import SHARD_IMAGES
+from tsae.latents import check_quality
 from tsae.paths import Folder
 from tsae.signs import draw_signs
 from tsae.zoo import read_model_file

@@ -1,4 +1,7 @@
-"""Images to an archive, as a Beam pipeline: `python -m pipelines.compress --input DIR --output ARCHIVE`."""
+"""Images to an archive, as a Beam pipeline: `python -m pipelines.compress --input DIR --output ARCHIVE`.
+
+Without Beam flags, `tsae compress` runs the same steps by the local engine, and Beam is not imported.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,31 @@ import dataclasses
 import math
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import apache_beam as beam
-
-from pipelines import engine
+from pipelines import local
 from pipelines.options import CompressOptions
-from pipelines.transforms import CommitArchive, EncodeImages, ListTasks, ReadImages, WriteShard
 from tsae import archive as ar
 from tsae import paths
-from tsae.checkpoint import Model, model_from_bytes
-from tsae.codec import check_quality, choose_device, shared_codec
 from tsae.errors import InputError
 from tsae.inputs import Listing, list_inputs
-from tsae.jobs.compress import finish
+from tsae.jobs.compress import check_model, commit_archive, compress_task, finish
 from tsae.jobs.job_folder import CompressJob, count_images, finished_tasks, is_committed
 from tsae.jobs.plan import cut, find_state, plan, resume
 from tsae.jobs.target import Target, choose_quality
 from tsae.jobs.update import Changes, check_settings, check_writable, find_changes
+from tsae.latents import ModelFacts, check_quality, model_facts
 from tsae.progress import watch
 from tsae.zoo import read_model_file
+
+if TYPE_CHECKING:
+    import apache_beam as beam
 
 
 def build(pipeline: beam.Pipeline, job: CompressJob, tasks: list[int]) -> beam.PCollection:
     """The pipeline: which images are in which shard is planned already, so only numbers are shuffled."""
+    from pipelines.transforms import CommitArchive, EncodeImages, ListTasks, ReadImages, WriteShard
+
     return (
         pipeline
         | "ListTasks" >> ListTasks(tasks)
@@ -37,6 +42,11 @@ def build(pipeline: beam.Pipeline, job: CompressJob, tasks: list[int]) -> beam.P
         | "WriteShard" >> WriteShard(job)
         | "CommitArchive" >> CommitArchive(job)
     )
+
+
+def run_here(workers: local.Workers, job: CompressJob, tasks: list[int]) -> None:
+    """The same by the local engine."""
+    commit_archive(workers.map(compress_task, tasks, job), job)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,28 +69,30 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
 
     Args:
         options: What is asked for.
-        flags: Beam flags.
+        flags: Beam flags; without any, the local engine does the work.
 
     Raises:
         TsaeError: if input, output, model or flags cannot be used, or writing fails. The archive is not changed then.
     """
-    engine.check_flags(flags, options.workers)
+    local.check_flags(options.workers, flags)
     _check_options(options)
     archive = ar.Folder(paths.absolute(options.archive))
     model_file = read_model_file(options.model)
-    settings = _settings(options, model_from_bytes(model_file, options.model))
+    settings = _settings(options, model_facts(model_file, options.model))
     if options.resume:
         job = _resume(options, archive, settings, model_file)
-        return Outcome(finish(job), 0) if is_committed(job) else _run_job(job, None, options, flags)
+        if is_committed(job):
+            return Outcome(finish(job), 0)
+        with _start_workers(options, count_images(job, range(job.tasks)), job.tasks, flags) as workers:
+            return _run_job(job, None, workers, flags)
     base = find_state(options.input, options.archive, options.overwrite)
     listing = list_inputs(options.input, options.root)
     for note in listing.notes:
         print(note, file=sys.stderr)
     settings = dataclasses.replace(settings, root=listing.root)
-    changes = None
-    tasks, failures = cut(listing.keys), listing.failures
     if base is None or options.overwrite:
-        settings = _aim(settings, listing, model_file, options)
+        settings, changes = _aim(settings, listing, model_file, options), None
+        tasks, failures = cut(listing.keys), listing.failures
     else:
         files = ar.ArchiveFiles(archive.path, base)
         check_writable(files)
@@ -90,9 +102,10 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
         if not changes.is_needed:
             return Outcome(files.manifest, 0, changes)
         tasks, failures = changes.tasks, changes.failures
-    device = choose_device(options.device)
-    job = plan(listing, tasks, archive, model_file, settings, base, changes is not None, failures, device)
-    return _run_job(job, changes, options, flags)
+    with _start_workers(options, sum(len(task.keys) for task in tasks), len(tasks), flags) as workers:
+        workers.call(check_model, model_file, options.model, options.device)
+        job = plan(listing, tasks, archive, model_file, settings, base, changes is not None, failures, options.device)
+        return _run_job(job, changes, workers, flags)
 
 
 def _check_options(options: CompressOptions) -> None:
@@ -106,13 +119,13 @@ def _check_options(options: CompressOptions) -> None:
             raise InputError(f"{name} {target}: must be a number above 0; 128 bytes or 33 dB are usual")
 
 
-def _settings(options: CompressOptions, model: Model) -> ar.Settings:
+def _settings(options: CompressOptions, model: ModelFacts) -> ar.Settings:
     """The settings as far as they are known before the input is listed."""
     source = paths.absolute(options.input) if options.input else ""
     target = _target(options)
-    if target and not model.weights.qualities:
+    if target and not model.qualities:
         raise InputError(f"target of {target}: model {model.name} has no qualities to choose from; leave it out, or use tsae")
-    quality = None if target else check_quality(options.quality, model.weights.qualities, model.name)
+    quality = None if target else check_quality(options.quality, model.qualities, model.name)
     return ar.Settings(source, source, options.verify, options.min_psnr_db, quality, str(target) if target else None)
 
 
@@ -135,6 +148,8 @@ def _aim(settings: ar.Settings, listing: Listing, model_file: bytes, options: Co
         raise InputError(
             f"target of {target}: no readable image in {listing.root} to choose a quality by; give --quality instead"
         )
+    from tsae.codec import choose_device, shared_codec
+
     codec = shared_codec(model_file, options.model, choose_device(options.device))
     choice = choose_quality(listing, codec, target, settings)
     print(f"target of {target}: {choice}", file=sys.stderr)
@@ -150,19 +165,27 @@ def _resume(options: CompressOptions, archive: ar.Folder, settings: ar.Settings,
         raise InputError(
             f"{options.archive}: its job has another model or other settings; give the killed command, with --resume"
         )
-    return dataclasses.replace(job, device=choose_device(options.device))
+    return dataclasses.replace(job, device=options.device)
 
 
-def _run_job(job: CompressJob, changes: Changes | None, options: CompressOptions, flags: Sequence[str]) -> Outcome:
+def _start_workers(options: CompressOptions, images: int, tasks: int, flags: Sequence[str]) -> local.Workers:
+    is_shared = not any(path.startswith("memory://") for path in (options.input, options.archive))
+    return local.Workers(1 if flags else local.choose_workers(options.workers, options.cores, images, tasks, is_shared))
+
+
+def _run_job(job: CompressJob, changes: Changes | None, workers: local.Workers, flags: Sequence[str]) -> Outcome:
     """Runs the tasks that are not done yet, and commits."""
     finished = finished_tasks(job)
     left = [task for task in range(job.tasks) if task not in finished]
     images = count_images(job, left)
-    is_shared = not any(path.startswith("memory://") for path in (options.input, options.archive))
-    workers = engine.choose_workers(options.workers, options.cores, images, len(left), is_shared)
     with watch(images, "compressing") as progress:
         job = dataclasses.replace(job, progress=progress)
-        engine.run(lambda pipeline: build(pipeline, job, left), workers, flags)
+        if flags:
+            from pipelines import engine
+
+            engine.run(lambda pipeline: build(pipeline, job, left), flags)
+        else:
+            run_here(workers, job, left)
     return Outcome(ar.read_manifest(job.archive), images, changes)
 
 

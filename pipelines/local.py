@@ -1,114 +1,199 @@
-"""The parent's side of local worker processes: their lease, and what happens when one ends that should not."""
+"""The local engine: the steps of a job on all cores of this machine, in worker processes or in this one. No Beam, no torch.
+
+Workers are forked from one process that has imported torch and the like once, so that many start as fast as one. The
+work is handed out task by task over a pipe to each; a worker that dies ends the job at once, and workers end with this
+process, however it ends: their pipe closes.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import pathlib
+import collections
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.forkserver
 import signal
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from types import FrameType
-from typing import Any
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, TypeVar
 
-import grpc
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
-
-from pipelines import worker
 from tsae.errors import InputError, TsaeError
 
-LOG_LINES = 30
-"""Lines of a worker's log that are shown when it ended for a reason that is not ours."""
+T = TypeVar("T")
+J = TypeVar("J")
 
-NOTICE_S = 3.0
-"""How long after another error the end of a worker process may become known."""
+SMALL_JOB_IMAGES = 4096
+"""Up to this, one shard and some 3 s of work, a job stays in this process."""
 
-BEAM_THREAD = "run_worker"
-"""Name of the thread in which Beam waits for a worker process; it raises when the process ends with an error."""
+PRELOADED = ["torch", "numba", "pyarrow.parquet", "pyarrow.compute", "PIL.Image", "fsspec", "safetensors.numpy"]
+"""What workers share with the process that they are forked from. Nothing of ours: they import that as their parent does."""
+
+END_S = 5.0
+"""How long to wait for a process that was killed."""
 
 
-class WorkerProcesses:
-    """Local worker processes for one run, as a context manager; without them there is nothing to watch.
+def check_flags(workers: int | None, flags: Sequence[str]) -> None:
+    """Refuses flags that cannot be.
 
-    Beam's runner waits for ever for a worker that was killed. Here its end interrupts the run, and the end of the run,
-    however it comes, ends the workers.
+    Args:
+        workers: What the user gave as `--workers`.
+        flags: For Beam, which then does the work.
+
+    Raises:
+        InputError: if one cannot be used.
     """
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers}: at least 1 is needed; leave it out to use all cores")
+    if workers is not None and flags:
+        raise InputError(f"--workers {workers}: is for the local engine, {flags[0]} for Beam, which has its own")
+    if flags:
+        from pipelines import engine
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="tsae-workers-")
-        self._lease = pathlib.Path(self._folder.name) / "lease"
-        self._lease.touch()
-        self._ended = ""
-        self._is_watching = threading.current_thread() is threading.main_thread()
+        engine.check_flags(flags)
 
-    def runner(self) -> FnApiRunner:
-        """Beam's local engine on these processes."""
-        return FnApiRunner(SubprocessSDKEnvironment.from_command_string(worker.command(str(self._lease))))
 
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
-        """While the block runs, a worker's end interrupts it, and signals end the workers first.
+def choose_workers(wanted: int | None, cores: int, images: int, tasks: int, is_shared: bool) -> int:
+    """Number of local processes that do the work.
+
+    Args:
+        wanted: What the user asked for; None is to choose.
+        cores: Of this machine.
+        images: In the job.
+        tasks: In the job: more workers than tasks have nothing to do.
+        is_shared: Whether all paths can be seen by other processes; `memory://` cannot.
+    """
+    if not is_shared or (wanted is None and images <= SMALL_JOB_IMAGES):
+        return 1
+    return max(1, min(cores if wanted is None else wanted, tasks))
+
+
+class Workers:
+    """Processes that call functions, or for a single one this process; as a context manager, they end with the block."""
+
+    def __init__(self, count: int) -> None:
+        """Starts them, which takes as long as importing torch.
+
+        Args:
+            count: How many; 1 is this process itself.
+        """
+        self._workers = _start(count) if count > 1 else {}
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """What one of them returns for a function and its arguments, which must be fit for pickle.
 
         Raises:
-            InputError: if a worker process ended.
+            TsaeError: if the function does, or the process ended.
         """
-        threading.excepthook = self._on_thread_error
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        result: T = self.map(_Applied(function), [args], None)[0]
+        return result
+
+    def map(self, function: Callable[[Any, J], T], items: Sequence[Any], job: J) -> list[T]:
+        """What the function returns for each item and the job, in their order; idle workers take the next item.
+
+        Raises:
+            TsaeError: the first that a function raises, or that a worker process ended.
+        """
+        if not self._workers:
+            _keep_to_one_thread()
+            return [function(item, job) for item in items]
+        results: dict[int, T] = {}
+        left = collections.deque(enumerate(items))
+        busy: dict[Connection, int] = {}
+        while left or busy:
+            for connection in self._workers.keys() - busy.keys():
+                if left:
+                    busy[connection], item = left.popleft()
+                    self._send(connection, (function, item, job))
+            for ready in multiprocessing.connection.wait(list(busy)):
+                assert isinstance(ready, Connection)  # noqa: S101 (for the type checker)
+                results[busy.pop(ready)] = self._receive(ready)
+        return [results[number] for number in range(len(items))]
+
+    def _send(self, connection: Connection, task: Any) -> None:
         try:
-            if self._is_watching:
-                for number, handler in before.items():
-                    signal.signal(number, self._release_then(handler))
-            yield
-        except TsaeError:
-            raise
-        except BaseException as error:
-            if not self._has_worker_ended(error):
-                raise
-            self._print_logs()
-            reason = f"a worker process ended ({self._ended})"
-            raise InputError(f"{reason}; run the command again, compress with --resume") from error
-        finally:
-            self._lease.unlink(missing_ok=True)
-            if threading.current_thread() is threading.main_thread():
-                for number, handler in before.items():
-                    signal.signal(number, handler)
+            connection.send(task)
+        except OSError as error:
+            raise self._ended(connection) from error
 
-    def _has_worker_ended(self, error: BaseException) -> bool:
-        """Whether a worker's end is behind an error; Beam may notice the closed channel before the process's end."""
-        self._is_watching = False
-        deadline = time.monotonic() + (NOTICE_S if isinstance(error, Exception) else 0)
-        while not self._ended and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return bool(self._ended)
+    def _receive(self, connection: Connection) -> Any:
+        try:
+            result, error = connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._ended(connection) from error
+        if error is not None:
+            raise error
+        return result
 
-    def close(self) -> None:
-        """Removes the logs."""
-        self._folder.cleanup()
+    def _ended(self, connection: Connection) -> InputError:
+        process = self._workers[connection]
+        process.join(END_S)
+        code = process.exitcode
+        how = f"signal {-code}" if code is not None and code < 0 else f"code {code}"
+        return InputError(f"a worker process ended ({how}); run the command again, with --resume where it asks for that")
 
-    def _release_then(self, handler: Any) -> Any:
-        def release(signum: int, frame: FrameType | None) -> None:
-            self._lease.unlink(missing_ok=True)
-            if signum == signal.SIGUSR1 or not callable(handler):
-                raise KeyboardInterrupt
-            handler(signum, frame)
+    def __enter__(self) -> Workers:
+        """Returns itself."""
+        return self
 
-        return release
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Ends the processes, whatever they are doing."""
+        for connection, process in self._workers.items():
+            process.kill()
+            connection.close()
+        for process in self._workers.values():
+            process.join(END_S)
 
-    def _on_thread_error(self, args: Any) -> None:
-        if issubclass(args.exc_type, grpc.RpcError):
-            return  # a channel to a worker closed: its process's end is told apart from that
-        if args.thread is None or args.thread.name != BEAM_THREAD:
-            sys.__excepthook__(args.exc_type, args.exc_value, args.exc_traceback)
-        elif self._lease.exists():
-            self._ended = " ".join(str(args.exc_value).split())
-            if self._is_watching:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    def _print_logs(self) -> None:
-        for log in sorted(pathlib.Path(self._folder.name).glob("*.log")):
-            lines = log.read_text(errors="replace").splitlines()
-            if "Traceback (most recent call last):" in lines:
-                print(f"--- {log.name}", *lines[-LOG_LINES:], sep="\n", file=sys.stderr)
+class _Applied:
+    """A function of several arguments as one of an item and a job."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, args: tuple[Any, ...], job: None) -> Any:
+        return self._function(*args)
+
+
+def _start(count: int) -> dict[Connection, Any]:
+    """Processes by the connections to them."""
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload(PRELOADED)
+        multiprocessing.forkserver.ensure_running()
+    workers = {}
+    for _ in range(count):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        workers[ours] = process
+    return workers
+
+
+def _serve(connection: Connection) -> None:
+    """The life of a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent as well, which ends its workers
+    _keep_to_one_thread()
+    while True:
+        try:
+            connection.send(_outcome(*connection.recv()))
+        except (EOFError, OSError):  # the parent has ended
+            return
+
+
+def _outcome(function: Callable[[Any, Any], Any], item: Any, job: Any) -> tuple[Any, Exception | None]:
+    try:
+        return function(item, job), None
+    except TsaeError as error:
+        return None, error
+    except Exception:  # a bug, of which the parent must tell where it was
+        return None, RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
+
+
+def _keep_to_one_thread() -> None:
+    """With a process for each core, torch's own threads would only contend: 3 times slower when measured."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"tsae.config", "tsae.errors", "tsae.paths", "tsae.progress"},
     {"tsae.images", "tsae.metrics", "tsae.quantize", "tsae.entropy", "tsae.signs", "tsae.sheet"},
-    {"tsae.archive", "tsae.inputs", "tsae.data", "tsae.model_file", "tsae.latents", "pipelines.options", "pipelines.worker"},
-    {"tsae.model", "tsae.fixed_point", "tsae.checkpoint", "tsae.zoo"},
+    {"tsae.archive", "tsae.inputs", "tsae.data", "tsae.model_file", "tsae.latents", "tsae.zoo", "pipelines.options"},
+    {"tsae.model", "tsae.fixed_point", "tsae.checkpoint"},
     {"tsae.coding", "tsae.codec", "tsae.reader"},
     {
         "tsae.training",

@@ -14,8 +14,10 @@ from tsae.entropy import GRID, LATENT_LIMIT, Prior
 from tsae.errors import ModelError
 from tsae.fixed_point import FixedPointTransform
 from tsae.model import SeedAutoencoder
-from tsae.model_file import Tensors, below, read_model_file, write_model_file
+from tsae.model_file import Tensors, below, fingerprint, read_model_file, write_model_file
 from tsae.quantize import LatentQuantizer
+from tsae.zoo import ZOO
+from tsae.zoo import read_model_file as read_packaged
 
 PIXEL_LIMIT = 128
 """Greatest magnitude of a pixel less 128."""
@@ -191,3 +193,27 @@ def model_from_bytes(data: bytes, source: str) -> Model:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{source}: {reason}; train the model again") from error
     return Model(header["name"], weights, Preprocessing.from_json(header["preprocessing"]), header["training"])
+
+
+def describe_models() -> list[dict[str, object]]:
+    """Facts about each model of the table, JSON values only.
+
+    Raises:
+        ModelError: if a packaged file is damaged.
+    """
+    return [_describe(name, read_packaged(name)) for name in ZOO]
+
+
+def _describe(name: str, data: bytes) -> dict[str, object]:
+    model = model_from_bytes(data, ZOO[name].file)
+    channels, height, width = model.weights.latent_shape
+    return {
+        "name": name,
+        "latents": f"{height}x{width}x{channels}",
+        "qualities": model.weights.qualities,
+        "parameters": model.weights.parameters,
+        "model_bytes": len(data),
+        "sha256": fingerprint(data),
+        "card": f"tsae/weights/{ZOO[name].card}",
+        "training": model.training,
+    }

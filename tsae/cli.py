@@ -121,7 +121,8 @@ def _parse_pipeline(command: str, argv: Sequence[str]) -> tuple[argparse.Namespa
         parser.add_argument(flag, dest=name, required=True, metavar=name.upper())
     add_arguments(parser)
     parser.set_defaults(run=run)
-    return parser.parse_known_args(argv)
+    args, flags = parser.parse_known_args(argv)
+    return args, flags or (["--runner=FnApiRunner"] if args.workers is None else [])  # a Beam program, unless told otherwise
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -245,12 +246,11 @@ def _decompress(args: argparse.Namespace, flags: list[str]) -> int:
     started_s = time.monotonic()
     counts = decompress.run(job_options.decompress_options(args), flags)
     seconds = time.monotonic() - started_s
-    written, present, failed = (counts.get(f"images-{name}", 0) for name in ("written", "present", "failed"))
-    there = f", {present} there already" if present else ""
-    print(f"{args.output}: {written} images written{there}{_failed(failed)}, {_rate(written, seconds)}")
-    if failed:
+    there = f", {counts.present} there already" if counts.present else ""
+    print(f"{args.output}: {counts.written} images written{there}{_failed(counts.failed)}, {_rate(counts.written, seconds)}")
+    if counts.failed:
         _show_failures(read_failures(args.output), failures_file(args.output))
-    return EXIT_FAILURES if failed and not args.allow_failures else 0
+    return EXIT_FAILURES if counts.failed and not args.allow_failures else 0
 
 
 def _show_failures(failures: Sequence[Failure], table: str) -> None:
@@ -358,7 +358,7 @@ def _describe_quality(info: dict[str, Any]) -> str:
 
 
 def _models(args: argparse.Namespace, flags: list[str]) -> int:
-    from tsae.zoo import describe_models
+    from tsae.checkpoint import describe_models
 
     models = describe_models()
     if args.json:

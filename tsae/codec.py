@@ -15,6 +15,7 @@ from tsae.coding.seed import SeedCoding
 from tsae.config import Preprocessing
 from tsae.errors import CorruptDataError, ImageError, InputError
 from tsae.images import decode_lossless
+from tsae.latents import check_quality
 from tsae.model_file import fingerprint
 
 
@@ -130,27 +131,6 @@ class Codec:
 
 def _make_coding(weights: SeedWeights | LearnedWeights, device: str) -> LatentCoding:
     return SeedCoding(weights, device) if isinstance(weights, SeedWeights) else LearnedCoding(weights, device)
-
-
-def check_quality(quality: int | None, qualities: int, model: str) -> int | None:
-    """A quality that a model has: the one that is asked for, else its default, else None.
-
-    Raises:
-        InputError: if it has no such quality.
-    """
-    if not qualities:
-        if quality is not None:
-            raise InputError(f"quality {quality}: model {model} has none; leave it out, or choose the model tsae")
-        return None
-    if quality is None:
-        return min(DEFAULT_QUALITY, qualities)
-    if not 1 <= quality <= qualities:
-        raise InputError(f"quality {quality}: model {model} has 1 to {qualities}; choose one of them")
-    return quality
-
-
-DEFAULT_QUALITY = 5
-"""About 35 dB on GTSRB: what is readable in the original is readable in what comes back."""
 
 
 def _decode_lossless(key: str, file: bytes) -> NDArray[np.uint8]:

@@ -13,6 +13,9 @@ IMAGE_SIZE_PX = 32
 RAW_BYTES = IMAGE_SIZE_PX * IMAGE_SIZE_PX * 3
 """Bytes of one resized image as plain RGB: what ratios are measured against."""
 
+SEED_LATENT_SHAPE = (8, 8, 8)
+"""Channels, rows and columns of the latents of the seed's autoencoder."""
+
 DEFAULT_MODEL = "tsae"
 
 

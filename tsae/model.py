@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from tsae.config import SEED_LATENT_SHAPE
+
 
 def to_network_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Images uint8 `[N, H, W, 3]` to what networks take: float32 `[N, 3, H, W]` in 0..1, channels last in memory."""
@@ -36,7 +38,7 @@ class SeedAutoencoder(nn.Module):
     Source: https://github.com/guilhermedom/autoencoder-traffic-sign-images-compression
     """
 
-    latent_shape = (8, 8, 8)
+    latent_shape = SEED_LATENT_SHAPE
 
     def __init__(self) -> None:
         """Builds the layers with torch's default initialisation (seed it with `torch.manual_seed`)."""

@@ -1,4 +1,4 @@
-"""The models that come with tsae: one table, and the way from a name or a path to a model file."""
+"""The models that come with tsae: one table, and the way from a name or a path to a model file. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import hashlib
 from importlib import resources
 
 from tsae import paths
-from tsae.checkpoint import model_from_bytes
 from tsae.errors import ModelError
-from tsae.model_file import fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,27 +62,3 @@ def read_model_file(name: str) -> bytes:
     except OSError as error:
         known = ", ".join(ZOO)
         raise ModelError(f"{name}: no model of that name ({known}) and no readable file ({error}); name one") from error
-
-
-def describe_models() -> list[dict[str, object]]:
-    """Facts about each model of the table, JSON values only.
-
-    Raises:
-        ModelError: if a packaged file is damaged.
-    """
-    return [_describe(name, read_model_file(name)) for name in ZOO]
-
-
-def _describe(name: str, data: bytes) -> dict[str, object]:
-    model = model_from_bytes(data, ZOO[name].file)
-    channels, height, width = model.weights.latent_shape
-    return {
-        "name": name,
-        "latents": f"{height}x{width}x{channels}",
-        "qualities": model.weights.qualities,
-        "parameters": model.weights.parameters,
-        "model_bytes": len(data),
-        "sha256": fingerprint(data),
-        "card": f"tsae/weights/{ZOO[name].card}",
-        "training": model.training,
-    }

@@ -423,17 +423,17 @@ def test_files_beside_an_archive_survive_its_replacement(folder: Path, tmp_path:
 
 def test_a_job_that_another_one_replaced_stops(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second starts, with --overwrite, between plan and work of the first: the first must not commit."""
-    from pipelines import engine
+    from pipelines import compress
 
-    original = engine.run
+    original = compress.run_here
 
     def second_then_first(*args: object) -> object:
-        monkeypatch.setattr(engine, "run", original)
+        monkeypatch.setattr(compress, "run_here", original)
         write_image(folder / "new.png", 11)
         run(folder, tmp_path / "archive", overwrite=True)
         return original(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "run", second_then_first)
+    monkeypatch.setattr(compress, "run_here", second_then_first)
     with pytest.raises(InputError, match="another command has written here"):
         run(folder, tmp_path / "archive")
     with tsae.open_archive(str(tmp_path / "archive")) as archive:
@@ -462,10 +462,9 @@ def test_refused_commands_leave_nothing(
 def test_a_damaged_job_is_refused_in_one_line(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, damage: str, how: str
 ) -> None:
-    from pipelines import engine
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "run", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(compress, "run_here", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(folder, tmp_path / "archive")
     capfd.readouterr()

@@ -1,42 +1,32 @@
-"""Choice of runner and workers, and errors as one line wherever they happen."""
+"""Choice of Beam's runner, and errors as one line wherever they happen."""
 
 from __future__ import annotations
 
 import pytest
 
-from pipelines import engine
+from pipelines import engine, local
 from tsae.errors import CorruptDataError, InputError
 
 
-@pytest.mark.parametrize(
-    ("wanted", "cores", "images", "shards", "is_shared", "expected"),
-    [
-        (None, 2, 100, 1, True, 1),
-        (None, 2, engine.SMALL_JOB_IMAGES, 4, True, 2),
-        (None, 64, 10**6, 250, True, 64),
-        (None, 64, 20_000, 5, True, 5),
-        (None, 64, 10**6, 250, False, 1),
-        (3, 2, 100, 9, True, 3),
-        (3, 2, 100, 0, True, 1),
-    ],
-)
-def test_workers_follow_the_size_of_the_job(
-    wanted: int | None, cores: int, images: int, shards: int, is_shared: bool, expected: int
-) -> None:
-    assert engine.choose_workers(wanted, cores, images, shards, is_shared) == expected
-
-
-def test_the_local_engine_is_named_and_not_left_to_beam(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_runner_is_named_and_not_left_to_beam(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    monkeypatch.setattr(engine, "_run", lambda build, pipeline: used.append(type(pipeline.runner).__name__) or {})
-    engine.run(lambda pipeline: None, 1, [])
-    engine.run(lambda pipeline: None, 2, ["--job_name=x"])
-    engine.run(lambda pipeline: None, 1, ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--parallelism=3"])
-    assert used == ["FnApiRunner", "FnApiRunner", "PortableRunner"]
+
+    class Pipeline:
+        def __init__(self, runner: str, options: object) -> None:
+            used.append(runner)
+
+        def run(self) -> object:
+            raise InputError("far enough")
+
+    monkeypatch.setattr(engine.beam, "Pipeline", Pipeline)
+    for flags in (["--job_name=x"], ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--parallelism=3"]):
+        with pytest.raises(InputError, match="far enough"):
+            engine.run(lambda pipeline: None, flags)
+    assert used == ["FnApiRunner", "PortableRunner"]
 
 
 def test_a_remote_runner_may_have_flags_of_its_own() -> None:
-    engine.check_flags(["--runner=PortableRunner", "--job_endpoint=localhost:1", "--parallelism=3"], None)
+    engine.check_flags(["--runner=PortableRunner", "--job_endpoint=localhost:1", "--parallelism=3"])
 
 
 @pytest.mark.parametrize(
@@ -55,7 +45,7 @@ def test_flags_that_cannot_be_used_are_refused_in_one_line(
     flags: list[str], workers: int | None, named: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(InputError, match=named) as refused:
-        engine.check_flags(flags, workers)
+        local.check_flags(workers, flags)
     assert "\n" not in str(refused.value)
     assert capfd.readouterr().err == ""
 

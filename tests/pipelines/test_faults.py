@@ -341,12 +341,15 @@ def _wait_for(condition: Any) -> None:
 
 
 def _workers(pid: int) -> list[int]:
+    """Forked from a server that is a child of the command."""
+    return [worker for server in _children(pid) for worker in _children(server)]
+
+
+def _children(pid: int) -> list[int]:
     found = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            with contextlib.suppress(OSError):
-                if b"pipelines import worker" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append(child)
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in children.read_text().split()]
     return found
 
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import tsae
-from pipelines import compress, engine
+from pipelines import compress
 from pipelines.options import CompressOptions
 from tsae import archive as ar
 from tsae.cli import main
@@ -568,14 +568,14 @@ def test_a_killed_update_can_be_overwritten(source: Path, archive: Path) -> None
 
 def second_before_work(monkeypatch: pytest.MonkeyPatch, second: Callable[[], object]) -> None:
     """Runs `second` between the plan and the work of the next job."""
-    original = engine.run
+    original = compress.run_here
 
     def second_then_first(*args: Any) -> object:
-        monkeypatch.setattr(engine, "run", original)
+        monkeypatch.setattr(compress, "run_here", original)
         second()
         return original(*args)
 
-    monkeypatch.setattr(engine, "run", second_then_first)
+    monkeypatch.setattr(compress, "run_here", second_then_first)
 
 
 def test_of_two_updates_at_once_one_wins(source: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:

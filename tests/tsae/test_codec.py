@@ -11,9 +11,10 @@ from PIL import Image
 
 from tsae import codec as codec_module
 from tsae.archive import Records
-from tsae.codec import Codec, check_quality, choose_device, shared_codec
+from tsae.codec import Codec, choose_device, shared_codec
 from tsae.errors import CorruptDataError, InputError, ModelError
 from tsae.images import encode_image, encode_lossless, resize
+from tsae.latents import check_quality
 from tsae.signs import draw_signs
 from tsae.zoo import ZOO, read_model_file
 

@@ -7,10 +7,10 @@ from importlib import resources
 
 import pytest
 
-from tsae.checkpoint import model_from_bytes
+from tsae.checkpoint import describe_models, model_from_bytes
 from tsae.config import DEFAULT_MODEL
 from tsae.errors import ModelError
-from tsae.zoo import ZOO, describe_models, read_model_file
+from tsae.zoo import ZOO, read_model_file
 
 
 @pytest.mark.parametrize("name", ZOO)

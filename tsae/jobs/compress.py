@@ -1,4 +1,7 @@
-"""The steps of compressing, after `tsae.jobs.plan`: per task read, encode and write, then commit. Owns no format."""
+"""The steps of compressing, after `tsae.jobs.plan`: per task read, encode and write, then commit. Owns no format.
+
+Torch is imported when the first image is encoded: the process that plans and commits may never need it.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,24 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 import tsae
 from tsae import archive as ar
-from tsae.codec import Codec
 from tsae.errors import CorruptDataError, FormatError, ImageError, InputError
 from tsae.images import decode_image, encode_lossless, resize
 from tsae.inputs import map_inputs, read_input, stat_input
 from tsae.jobs import job_folder
 from tsae.jobs.job_folder import CompressJob, TaskResult
+from tsae.latents import model_facts
 from tsae.metrics import psnr_db
 from tsae.paths import ConflictError
+
+if TYPE_CHECKING:
+    from tsae.codec import Codec
 
 CHUNK_IMAGES = 256
 """Images encoded between two signs of progress."""
@@ -102,6 +108,23 @@ def _read_image(root: str, key: str) -> tuple[tuple[int, int], NDArray[np.uint8]
         return ar.Failure(key, "decode", type(error).__name__, str(error), facts.size_bytes, facts.version)
 
 
+def check_model(model_file: bytes, source: str, device: str) -> None:
+    """Refuses a model or device that cannot be used, before anything is written.
+
+    Args:
+        model_file: The whole file.
+        source: Its path, for messages.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        InputError: if there is no such device.
+        ModelError: if the model cannot be used.
+    """
+    from tsae.codec import choose_device, shared_codec
+
+    shared_codec(model_file, source, choose_device(device))
+
+
 def load_codec(job: CompressJob) -> Codec:
     """The job's codec; loaded once per process.
 
@@ -113,8 +136,10 @@ def load_codec(job: CompressJob) -> Codec:
 
 @functools.lru_cache(maxsize=1)
 def _load_codec(archive: ar.Folder, name: str, sha256: str, device: str) -> Codec:
+    from tsae.codec import choose_device, shared_codec
+
     try:
-        return Codec.from_bytes(ar.read_digested(archive, name, sha256), f"{archive.path}/{name}", device)
+        return shared_codec(ar.read_digested(archive, name, sha256), f"{archive.path}/{name}", choose_device(device))
     except FormatError as error:
         if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
             raise
@@ -166,6 +191,11 @@ def encode_chunk(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings)
 def _count(job: CompressJob, images: int) -> None:
     if job.progress is not None:
         job.progress.add(images)
+
+
+def compress_task(task: int, job: CompressJob) -> TaskResult:
+    """All steps of one task: what a process of the local engine does."""
+    return write_shard(encode_images(read_images(task, job), job), job)
 
 
 def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
@@ -274,7 +304,8 @@ def _model(job: CompressJob) -> bytes:
 
 def _build_manifest(results: list[TaskResult], job: CompressJob) -> ar.Manifest:
     """Writes lists and failures table of the new state, and describes it."""
-    codec = load_codec(job)
+    model = _model(job)
+    facts = model_facts(model, job.model_file)
     pairs = [(replaces, result.shard) for replaces, result in zip(job.replaces, results, strict=True) if result.shard]
     lists = ar.write_lists(
         job.archive,
@@ -290,12 +321,12 @@ def _build_manifest(results: list[TaskResult], job: CompressJob) -> ar.Manifest:
     failures = ar.write_failures(job.archive, parts)
     return ar.Manifest(
         requires=(),
-        model=codec.name,
+        model=facts.name,
         model_file=job.model_file,
-        model_bytes=len(_model(job)),
+        model_bytes=len(model),
         model_sha256=job.model_sha256,
-        latent_shape=codec.latent_shape,
-        preprocessing=codec.preprocessing.to_json(),
+        latent_shape=facts.latent_shape,
+        preprocessing=facts.preprocessing.to_json(),
         settings=job.settings,
         created_by=f"tsae {tsae.__version__}",
         counts=ar.count(job.archive, lists, sum(entry.rows for entry in failures), job.skipped),

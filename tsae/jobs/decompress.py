@@ -1,4 +1,7 @@
-"""The steps of decompressing: per shard read, decode and write image files. Owns output names, and which are to be written."""
+"""The steps of decompressing: per shard read, decode and write image files. Owns output names, and which are to be written.
+
+Torch is imported when the first image is decoded: the process that plans may never need it.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,20 @@ import functools
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsae import archive as ar
 from tsae import paths
-from tsae.codec import Codec
 from tsae.config import IMAGE_SIZE_PX
 from tsae.errors import CorruptDataError, InputError, TsaeError
 from tsae.images import MAX_PIXELS, PNG_HEAD_BYTES, encode_image, read_png_head
 from tsae.progress import SharedCount
+
+if TYPE_CHECKING:
+    from tsae.codec import Codec
 
 CHUNK_IMAGES = 256
 """Images decoded between two signs of progress."""
@@ -321,6 +327,15 @@ def _decode_one_by_one(shard: ShardRecords, codec: Codec) -> DecodedShard:
     return DecodedShard(records, codec.decode(records), shard.present, failures)
 
 
+def check_model(job: DecompressJob) -> None:
+    """Refuses an unusable model before anything is written.
+
+    Raises:
+        FormatError: as `load_codec`.
+    """
+    load_codec(job)
+
+
 def load_codec(job: DecompressJob) -> Codec:
     """The archive's codec; loaded once per process.
 
@@ -332,8 +347,15 @@ def load_codec(job: DecompressJob) -> Codec:
 
 @functools.lru_cache(maxsize=1)
 def _load_codec(archive: ar.Folder, manifest_text: bytes) -> Codec:
+    from tsae.codec import Codec
+
     files = _open_archive(archive, manifest_text)
     return Codec.from_bytes(files.model_file(), f"{archive.path}/{files.manifest.model_file}")
+
+
+def decompress_shard(shard: int, job: DecompressJob) -> WriteResult:
+    """All steps of one shard: what a process of the local engine does."""
+    return write_images(decode_images(read_records(shard, job), job), job)
 
 
 def write_images(shard: DecodedShard, job: DecompressJob) -> WriteResult:

@@ -49,7 +49,7 @@ class CompressJob:
         base_sha256: Digest of the manifest that was there; None if there was none.
         model_sha256: Digest of the model file in the job folder.
         model_file: Where the model will lie.
-        device: "cpu" or "cuda".
+        device: "auto", "cpu" or "cuda"; each process finds out for itself what it has.
         skipped: Input files passed over because of their endings.
         known_failures: Failures of the listing, and older ones that stay: their file in the job folder.
         progress: Where finished images are counted; None where nobody watches.

@@ -161,7 +161,7 @@ def plan(
         base: The manifest that is there; None if there is none.
         is_update: Whether the new state adds to that; else it takes its place.
         known_failures: Failures of the listing, and older ones that stay.
-        device: "cpu" or "cuda".
+        device: "auto", "cpu" or "cuda".
 
     Raises:
         InputError: if the job folder cannot be written, or another command is at work there.

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsae import archive as ar
-from tsae.codec import Codec
 from tsae.errors import ImageError, InputError
 from tsae.images import decode_image, resize
 from tsae.inputs import Listing, map_inputs, read_input
 from tsae.jobs.compress import encode_chunk
 from tsae.jobs.plan import SHARD_IMAGES
+
+if TYPE_CHECKING:
+    from tsae.codec import Codec
 
 SAMPLE_IMAGES = 512
 """Images that are tried; their mean bytes are within about 2 % of all images' then."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tsae.archive import Folder, Settings
-from tsae.codec import DEFAULT_QUALITY
 from tsae.config import DEFAULT_MODEL
 from tsae.inputs import list_inputs
 from tsae.jobs import job_folder
 from tsae.jobs import plan as planning
+from tsae.latents import DEFAULT_QUALITY
 from tsae.zoo import read_model_file
 
 
