@@ -111,7 +111,13 @@ def _bit_depth(image: Image.Image) -> int:
     return {"1": 1, "L;2": 2, "L;4": 4, "RGB;16B": 16}.get(raw_mode, 8)
 
 
+HOMES_OF_EXIF = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "Raw profile type xmp"})
+"""Names in Pillow's `info` of what may hold an orientation; most files have none, and asking takes a tenth of decoding."""
+
+
 def _orientation(image: Image.Image) -> int:
+    if image.format in ("PNG", "BMP", "PPM") and HOMES_OF_EXIF.isdisjoint(image.info):
+        return 1
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # EXIF is a format of its own, as easily damaged; the pixels are there all the same
@@ -126,7 +132,7 @@ def _flatten(image: Image.Image, bit_depth: int) -> Image.Image:
     if image.mode in GREY_16_BIT:
         return _scale_grey(np.asarray(image).astype(np.uint32), colour)
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     if image.mode in ("1", "L", "RGB") and bit_depth != 8:
         image.info["transparency"] = _scale_colour(colour, bit_depth)
     layer = image.convert("RGBA")
