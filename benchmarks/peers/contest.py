@@ -84,7 +84,10 @@ class Settings:
     limit_s: float
 
     def environ(self) -> dict[str, str]:
-        """One torch thread a process, our packages in reach, no cache that outlives the run, nothing sent home."""
+        """One torch thread a process, our packages in reach, no cache that outlives the run, nothing sent home.
+
+        Ray's workers are "nice" by default: any other process on the machine would stop them.
+        """
         return {
             **os.environ,
             "PYTHONPATH": f"{BENCHMARKS.parent}{os.pathsep}{BENCHMARKS}",
@@ -92,6 +95,7 @@ class Settings:
             "HF_HOME": str(self.work / "cache"),
             "HF_HUB_OFFLINE": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
         }
 
 

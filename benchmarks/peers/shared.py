@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tsae.checkpoint import SeedWeights, model_from_bytes
-from tsae.model import fold_batch_norm
-from tsae.zoo import read_model_file
+from tsae.model import SeedAutoencoder, fold_batch_norm
+from tsae.model_file import below, read_model_file
+from tsae.quantize import LatentQuantizer
 
 MODEL = "seed-8x8x8"
 
@@ -36,13 +38,25 @@ SCHEMA = pa.schema([("path", pa.string()), ("latent", pa.binary(LATENT_BYTES))])
 Job = Callable[[Path, Path, int], "dict[str, float] | None"]
 
 
+class SeedWeights(NamedTuple):
+    """What the packaged model file holds."""
+
+    network: SeedAutoencoder
+    quantizer: LatentQuantizer
+
+
 def load_weights() -> SeedWeights:
-    """The packaged model, folded and laid out for a CPU as `tsae` has it: no tool is slower because of its network."""
+    """The packaged model, folded and laid out for a CPU as `tsae` has it: no tool is slower because of its network.
+
+    It is read without `tsae.zoo`, which takes a quarter of a second to import what only the other model needs.
+    """
     torch.set_num_threads(1)
-    weights = model_from_bytes(read_model_file(MODEL), MODEL).weights
-    assert isinstance(weights, SeedWeights)
-    network = fold_batch_norm(weights.network).to(memory_format=torch.channels_last)
-    return SeedWeights(network, weights.quantizer)
+    file = resources.files("tsae") / "weights" / f"{MODEL}.safetensors"
+    _, tensors = read_model_file(file.read_bytes(), MODEL)
+    network = SeedAutoencoder().eval()
+    network.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in below(tensors, "network.").items()})
+    folded = fold_batch_norm(network).to(memory_format=torch.channels_last)
+    return SeedWeights(folded, LatentQuantizer(tensors["quantizer.scale"], tensors["quantizer.offset"]))
 
 
 class SeedEncoder:
