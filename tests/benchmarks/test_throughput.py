@@ -204,24 +204,15 @@ def test_everyone_runs_in_every_round_by_turns(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_our_own_contestants_from_end_to_end(tmp_path: Path, sources: list[Path]) -> None:
-    out, only = tmp_path / "out", ["seed-8x8x8", "tsae", "tsae, no verify", "bare loop", "floor"]
-    arguments = [
-        str(sources[0].parents[1]),
-        "--images",
-        "8",
-        "--rounds",
-        "1",
-        "--workers",
-        "1",
-        "--out",
-        str(out),
-        "--only",
-        *only,
-    ]
-    subprocess.run([sys.executable, str(BENCHMARKS / "throughput.py"), *arguments], check=True)
+def test_one_of_ours_from_end_to_end(tmp_path: Path, sources: list[Path]) -> None:
+    out = tmp_path / "out"
+    arguments = ["--images", "8", "--rounds", "1", "--workers", "1", "--out", str(out), "--only", "seed-8x8x8", "floor"]
+    subprocess.run([sys.executable, str(BENCHMARKS / "throughput.py"), str(tmp_path / "signs"), *arguments], check=True)
     results = json.loads((out / "throughput.json").read_text())["results"]
-    assert not [row for rows in results.values() for row in rows if row["lost"] or row["error"]]
-    assert {row["name"] for row in results["compress"]} == {*only, "bare loop, work alone"}
-    assert {row["name"] for row in results["decompress"]} == {*only, "bare loop, work alone"} - {"tsae, no verify"}
+    for direction in ("compress", "decompress"):
+        assert [(row["name"], row["lost"], row["error"]) for row in results[direction]] == [
+            ("seed-8x8x8", 0, ""),
+            ("floor", 0, ""),
+        ]
     assert (out / "throughput.png").stat().st_size
+    assert "read" in (out / "throughput.md").read_text()
