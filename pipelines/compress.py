@@ -78,7 +78,7 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
         print(note, file=sys.stderr)
     settings = dataclasses.replace(settings, root=listing.root)
     changes = None
-    tasks, failures = cut(listing.keys), listing.failures
+    tasks, failures = cut(listing.rows), listing.failures
     if base is None or options.overwrite:
         settings = _aim(settings, listing, model_file, options)
     else:
