@@ -73,17 +73,21 @@ def find_in_table(finding: Finding, path: str, container: str) -> None:
                 has = ", ".join(table.schema_arrow.names)[:200]
                 raise InputError(f"{path}: no column image with bytes, but {has}; name a Parquet file of images")
             names, labels = _names(finding, table, path), _labels(finding, table, path)
-        except (pa.ArrowException, ValueError, LookupError) as error:
+        except READ_ERRORS as error:  # pyarrow's own are OSErrors too
             raise InputError(f"{path}: no intact Parquet file ({one_line(error)}); fetch it again") from error
     rows = len(names)
     columns = {
-        "key": pc.binary_join_element_wise(container, names, "/") if container else names,
+        "key": _below(container, names) if container else names,
         "label": labels,
         "container": pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), pa.array([container])),
         "position": pa.array(range(rows), COLUMNS["position"]),
         "version": pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), pa.array([version])),
     }
     finding.add_table(pa.table(columns))
+
+
+def _below(container: str, names: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(pa.scalar(container, names.type), names, pa.scalar("/", names.type))
 
 
 def _column(table: pq.ParquetFile, leaf: str) -> Iterator[pa.Array]:
