@@ -6,8 +6,8 @@ A `labels.csv` with nothing but its header gives no labels, and so turns off the
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
-import itertools
 import re
 from collections.abc import Iterable, Iterator
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from tsae import paths
 from tsae.archive.records import MAX_LABEL_BYTES
 from tsae.errors import InputError
-from tsae.inputs.listing import BATCH, COLUMNS, TEXTS, Finding, find_sorted, whole
+from tsae.inputs.listing import BATCH, TEXTS, Batches, Finding, find_sorted, whole
 
 LABELS_FILE = "labels.csv"
 GTSRB_FILE = re.compile(r"(?:^|/)GT-[^/]*\.csv$")
@@ -45,8 +45,8 @@ def add_labels(finding: Finding, table: pa.Table) -> pa.Table:
     if _is_there(source):
         return _join(finding, table, _labels_csv(source), source)
     if finding.label_files:
-        rows = itertools.chain.from_iterable(_gtsrb(finding.root, name) for name in sorted(finding.label_files))
-        labelled = _join(finding, table, rows, finding.root)
+        tables = [part for name in sorted(finding.label_files) for part in _gtsrb(finding.root, name)]
+        labelled = _join(finding, table, tables, finding.root)
         if count := len(table) - labelled.column("label").null_count:
             finding.notes.append(f"labels: of {count} images, from the column ClassId of GT-*.csv")
             return labelled
@@ -65,71 +65,107 @@ def _unreadable(source: str, error: Exception) -> InputError:
     return InputError(f"{source}: labels cannot be read ({reason}); fix or remove the file")
 
 
-def _labels_csv(source: str) -> Iterator[tuple[str, str]]:
+def _labels_csv(source: str) -> list[pa.Table]:
     """Keys and labels of a `labels.csv`."""
     try:
-        rows = _open_csv(source, ",")
-        if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise ValueError("its first line does not name the columns path and label")
-        yield from ((row["path"], row["label"]) for row in rows)
+        with paths.open_file(source) as file:
+            rows = _columns(file, ",", "path", "label")
+            if rows is None:
+                raise ValueError("its first line does not name the columns path and label")
+            return _batches(rows)
     except (OSError, ValueError, csv.Error) as error:
         raise _unreadable(source, error) from error
 
 
-def _gtsrb(root: str, name: str) -> Iterator[tuple[str, str]]:
+def _gtsrb(root: str, name: str) -> list[pa.Table]:
     """Keys and labels of a table of GTSRB; its public table of test images has no labels."""
     source, folder = paths.join(root, name), name.rpartition("/")[0]
+    start = folder and folder + "/"
     try:
-        rows = _open_csv(source, ";")
-        if {"Filename", "ClassId"} <= set(rows.fieldnames or ()):
-            start = folder and folder + "/"
-            yield from ((start + (row["Filename"] or ""), row["ClassId"]) for row in rows)
+        with paths.open_file(source) as file:
+            rows = _columns(file, ";", "Filename", "ClassId") or ()
+            return _batches((start + key, label) for key, label in rows if key)
     except (OSError, ValueError, csv.Error) as error:
         raise _unreadable(source, error) from error
 
 
-def _open_csv(source: str, delimiter: str) -> csv.DictReader[str]:
-    data = io.BytesIO(paths.read_file(source))
-    return csv.DictReader(io.TextIOWrapper(data, "utf-8-sig", newline=""), delimiter=delimiter)
+def _columns(file: paths.OpenFile, delimiter: str, *names: str) -> Iterator[tuple[str, str]] | None:
+    """Two columns of a table with a header, "" where a row is too short; None if the header does not name both."""
+    rows = csv.reader(io.TextIOWrapper(file.as_stream(2**20), "utf-8-sig", newline=""), delimiter=delimiter)
+    header = next(rows, [])
+    if not set(names) <= set(header):
+        return None
+    first, second = map(header.index, names)
+    return ((row[first], row[second]) for row in rows if len(row) > max(first, second))
 
 
-def _join(finding: Finding, table: pa.Table, rows: Iterable[tuple[str, str]], source: str) -> pa.Table:
-    """The table with the labels that rows of key and label give; of several for a key, the last."""
-    keys, labels, too_long = _columns(rows)
-    if too_long:
-        finding.notes.append(f"{source}: {too_long} labels of more than {MAX_LABEL_BYTES} bytes are left out")
-    parts = [_labels_of(part, keys, labels) for part in _slices(whole(table.column("key")))]
-    column = pa.chunked_array(parts, TEXTS)
+def _batches(rows: Iterable[tuple[str, str]]) -> list[pa.Table]:
+    batches = Batches("key", "label")
+    for key, label in rows:
+        if key and label:
+            batches.add(key, label)
+    return batches.tables()
+
+
+def _join(finding: Finding, table: pa.Table, tables: list[pa.Table], source: str) -> pa.Table:
+    """The table with the labels that tables of key and label give."""
+    lookup, keys = sort_labels(finding, tables, source), whole(table.column("key"))
+    column = pa.chunked_array([lookup.labels_of(part) for part in _slices(keys)], TEXTS)
     rest = table.drop_columns(["label"]) if "label" in table.column_names else table
     return rest.append_column("label", column).combine_chunks()
 
 
-def _columns(rows: Iterable[tuple[str, str]]) -> tuple[pa.Array, pa.Array, int]:
-    """Keys, sorted, and labels; and how many were too long."""
-    found = (row for row in rows if row[0] and row[1])
-    tables, too_long = [pa.table({"key": pa.array([], COLUMNS["key"]), "label": pa.array([], TEXTS)})], 0
-    while batch := list(itertools.islice(found, BATCH)):
-        short = [row for row in batch if len(row[1].encode()) <= MAX_LABEL_BYTES]
-        too_long += len(batch) - len(short)
-        columns = [pa.array([row[0] for row in short], COLUMNS["key"]), pa.array([row[1] for row in short], pa.string())]
-        tables.append(pa.table([columns[0], columns[1].dictionary_encode().cast(TEXTS)], names=["key", "label"]))
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lookup:
+    """Labels by key.
+
+    Attributes:
+        keys: Sorted.
+        labels: Of these keys.
+    """
+
+    keys: pa.Array
+    labels: pa.Array
+
+    def labels_of(self, keys: pa.Array) -> pa.Array:
+        """The labels of some keys; null where there is none."""
+        found = pa.array(find_sorted(self.keys, keys))
+        return self.labels.take(pc.if_else(pc.less(found, 0), None, found))
+
+
+def sort_labels(finding: Finding, tables: list[pa.Table], source: str) -> Lookup:
+    """Sorts tables of key and label, which are gone then; of several labels of a key, the last counts.
+
+    Args:
+        finding: Where it is noted how many labels are too long.
+        tables: At least one.
+        source: Where they are from, for messages.
+    """
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-    order = pc.sort_indices(whole(table.column("key")))
-    table = table.take(order).combine_chunks()
+    tables.clear()
+    table = shorten(finding, table, source)
+    table = table.take(pc.sort_indices(whole(table.column("key")))).combine_chunks()
     keys = whole(table.column("key"))
     if len(keys) > 1:  # the sort is stable, so the last of equal ones stood last
         is_last = pa.concat_arrays([pc.not_equal(keys[:-1], keys[1:]), pa.array([True])])
-        table = table.filter(is_last).combine_chunks()
-    return whole(table.column("key")), whole(table.column("label")), too_long
+        if not pc.all(is_last).as_py():
+            table = table.filter(is_last).combine_chunks()
+    return Lookup(whole(table.column("key")), whole(table.column("label")))
+
+
+def shorten(finding: Finding, table: pa.Table, source: str) -> pa.Table:
+    """The rows of a table with labels that are not too long."""
+    labels = whole(table.column("label"))
+    is_long = pc.greater(pc.binary_length(labels.dictionary), MAX_LABEL_BYTES)
+    if not pc.any(is_long).as_py():
+        return table
+    keep = pc.invert(is_long.take(labels.indices))
+    finding.notes.append(f"{source}: {len(keep) - keep.true_count} labels of more than {MAX_LABEL_BYTES} bytes are left out")
+    return table.filter(keep).combine_chunks()
 
 
 def _slices(keys: pa.Array) -> Iterator[pa.Array]:
     return (keys.slice(start, BATCH) for start in range(0, len(keys), BATCH))
-
-
-def _labels_of(part: pa.Array, keys: pa.Array, labels: pa.Array) -> pa.Array:
-    found = pa.array(find_sorted(keys, part))
-    return labels.take(pc.if_else(pc.less(found, 0), None, found))
 
 
 def _from_folders(finding: Finding, table: pa.Table) -> pa.Table:

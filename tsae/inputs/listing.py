@@ -188,6 +188,31 @@ def _bisect(column: pa.Array, value: str) -> int:
     return low
 
 
+class Batches:
+    """Rows that become tables, a batch at a time."""
+
+    def __init__(self, *names: str) -> None:
+        self._names, self._rows, self._tables = names, list[tuple[Any, ...]](), list[pa.Table]()
+
+    def add(self, *row: Any) -> None:
+        """Adds a row."""
+        self._rows.append(row)
+        if len(self._rows) == BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = [pa.array([row[i] for row in self._rows], _plain(COLUMNS[name])) for i, name in enumerate(self._names)]
+        table = pa.table(columns, names=list(self._names))
+        self._tables.append(table.cast(pa.schema({name: COLUMNS[name] for name in self._names})))
+        self._rows = []
+
+    def tables(self) -> list[pa.Table]:
+        """All rows; at least one table, maybe without any."""
+        if self._rows or not self._tables:
+            self._flush()
+        return self._tables
+
+
 class Finding:
     """What is found while an INPUT is listed: tables, and a batch of rows that are still objects.
 
@@ -232,8 +257,16 @@ class Finding:
         """Notes what was found but cannot be an input."""
         self.failures.append(Failure(printable(name), "list", error, message))
 
-    def add_table(self, table: pa.Table) -> None:
-        """Adds images as a table of some of `COLUMNS`; those whose names cannot be keys become failures."""
+    def add_table(self, table: pa.Table, container: str | None = None, version: str = "") -> None:
+        """Adds images as a table of some of `COLUMNS`; those whose names cannot be keys become failures.
+
+        Args:
+            table: The images.
+            container: The one that they are members of; their keys are names in it then.
+            version: Its state.
+        """
+        if container is not None:
+            table = _in_container(table, container, version)
         table = table.cast(pa.schema({name: COLUMNS[name] for name in table.column_names}))
         suspects = may_have_fault(table.column("key"))
         for key in table.column("key").filter(suspects).to_pylist():
@@ -271,6 +304,18 @@ class Finding:
             return table
         self.notes.append(f"{source}: names {repeated} images more than once; each is compressed once")
         return table.filter(pa.array(is_first)).combine_chunks()
+
+
+def _in_container(table: pa.Table, container: str, version: str) -> pa.Table:
+    """The table with keys below a container, and the columns that tell of it."""
+    if container:
+        kind = COLUMNS["key"]
+        keys = pc.binary_join_element_wise(pa.scalar(container, kind), table.column("key"), pa.scalar("/", kind))
+        table = table.set_column(table.column_names.index("key"), "key", keys)
+    first = pa.repeat(pa.scalar(0, pa.int32()), len(table))
+    for name, text in (("container", container), ("version", version)):
+        table = table.append_column(name, pa.DictionaryArray.from_arrays(first, pa.array([text])))
+    return table
 
 
 def may_have_fault(keys: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:

@@ -75,19 +75,8 @@ def find_in_table(finding: Finding, path: str, container: str) -> None:
             names, labels = _names(finding, table, path), _labels(finding, table, path)
         except READ_ERRORS as error:  # pyarrow's own are OSErrors too
             raise InputError(f"{path}: no intact Parquet file ({one_line(error)}); fetch it again") from error
-    rows = len(names)
-    columns = {
-        "key": _below(container, names) if container else names,
-        "label": labels,
-        "container": pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), pa.array([container])),
-        "position": pa.array(range(rows), COLUMNS["position"]),
-        "version": pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), pa.array([version])),
-    }
-    finding.add_table(pa.table(columns))
-
-
-def _below(container: str, names: pa.Array) -> pa.Array:
-    return pc.binary_join_element_wise(pa.scalar(container, names.type), names, pa.scalar("/", names.type))
+    columns = {"key": names, "label": labels, "position": pa.array(range(len(names)), COLUMNS["position"])}
+    finding.add_table(pa.table(columns), container, version)
 
 
 def _column(table: pq.ParquetFile, leaf: str) -> Iterator[pa.Array]:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tsae import paths
-from tsae.archive.records import MAX_LABEL_BYTES
+from tsae.archive.records import key_fault
 from tsae.errors import InputError
 from tsae.inputs.containers import refuse_compressed, version_of
-from tsae.inputs.listing import Finding, has_image_ending, printable
+from tsae.inputs.labels import sort_labels
+from tsae.inputs.listing import TEXTS, Batches, Finding, has_image_ending, printable
+from tsae.inputs.tables import one_line
 
 MAX_HEADER_BYTES = 2**20
 """Of what a header or a file with a label may take; honest ones take a few hundred."""
 
 LOCAL_BLOCK_BYTES, REMOTE_BLOCK_BYTES = 2**17, 2**22
 """Read at once: images are small, so that of a remote tar, few requests beat few bytes."""
+
+HEADER_BYTES = 512
+
+OCTAL = re.compile(rb"[ \0]*([0-7]+)[ \0]*")
+"""A number in a header, as nearly all are written."""
+
+LABEL_ENDINGS = (".cls", ".json")
+"""Members that hold labels; the first counts more."""
+
+LAST_ENDING, ALL_ENDINGS = r"\.[^./]*$", r"\.[^/]*$"
+"""`1.left.png` takes the label of `1.left.cls`, or else that of `1.cls`."""
 
 ENDS_EARLY = "it ends without the mark that ends a tar, so the rest may be missing; fetch it again"
 
@@ -27,43 +46,89 @@ class _Damaged(Exception):
     """The tar cannot be followed further."""
 
 
-class _Limited:
-    """A stream that gives no more at once than an honest header takes: a length may be made up."""
+class _Window:
+    """A file with a position, of which a block is kept; gives no more at once than an honest header takes."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self.tell, self.seek = stream, stream.tell, stream.seek
+    def __init__(self, file: paths.OpenFile) -> None:
+        self._file, self._block_bytes = file, REMOTE_BLOCK_BYTES if paths.is_url(file.path) else LOCAL_BLOCK_BYTES
+        self._start, self._block, self._position = 0, b"", 0
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        self._position = position
 
     def read(self, length: int) -> bytes:
-        if not 0 <= length <= MAX_HEADER_BYTES:
+        if not 0 <= length <= MAX_HEADER_BYTES:  # made up
             raise _Damaged(f"a header of {length} bytes")
-        return self._stream.read(length)
+        skip = self._position - self._start
+        if skip < 0 or skip + length > len(self._block):
+            self._start, skip = self._position, 0
+            self._block = self._file.read(self._start, max(length, self._block_bytes))
+        data = self._block[skip : skip + length]
+        self._position += len(data)
+        return data
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    """What counts of a member."""
+
+    name: str
+    position: int
+    size_bytes: int
+    is_folder: bool = False
+    is_regular: bool = True
 
 
 class _Tar:
-    """What `tarfile.TarInfo.fromtarfile` needs of a tar; the module's own class would keep each member."""
+    """A tar, member by member. It is what `tarfile.TarInfo.fromtarfile` needs; the class of that module would keep each."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.fileobj = _Limited(stream)
+    def __init__(self, window: _Window) -> None:
+        self.fileobj, self.offset = window, 0
         self.encoding, self.errors, self.tarinfo = "utf-8", "surrogateescape", tarfile.TarInfo
         self.pax_headers: dict[str, str] = {}
-        self.offset = 0
 
-    def members(self, size_bytes: int) -> Iterator[tarfile.TarInfo]:
+    def members(self, size_bytes: int) -> Iterator[_Member]:
         """All members, one at a time."""
         while True:
             start = self.offset
             self.fileobj.seek(start)
-            try:
-                member = tarfile.TarInfo.fromtarfile(self)  # type: ignore[arg-type]
-            except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            member = self._plain() or self._any(start)
+            if member is None:
                 return
-            except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
-                raise _Damaged(ENDS_EARLY) from error
-            except (tarfile.TarError, ValueError, LookupError, RecursionError, OverflowError) as error:
-                raise _Damaged(f"from byte {start} on it is no tar ({' '.join(str(error).split())[:200]})") from error
-            if self.offset <= start or member.size < 0 or member.offset_data + member.size > size_bytes:
+            if self.offset <= start or member.size_bytes < 0 or member.position + member.size_bytes > size_bytes:
                 raise _Damaged(f"its member at byte {start} ends beyond its end, at {size_bytes}")
             yield member
+
+    def _plain(self) -> _Member | None:
+        """The next member if it is as nearly all are, a tenth of the time; None leaves it to `tarfile`."""
+        header, start = self.fileobj.read(HEADER_BYTES), self.offset
+        name, kind, prefix = header[:100].partition(b"\0")[0], header[156:157], header[345:500].partition(b"\0")[0]
+        is_plain = kind in (b"0", b"\0") and header.isascii() and not prefix and not name.endswith(b"/")
+        if not is_plain or len(header) < HEADER_BYTES or self.pax_headers:
+            return None
+        size, checksum = OCTAL.fullmatch(header[124:136]), OCTAL.fullmatch(header[148:156])
+        if not size or not checksum or sum(header) - sum(header[148:156]) + 8 * ord(" ") != int(checksum[1], 8):
+            return None
+        size_bytes, position = int(size[1], 8), start + HEADER_BYTES
+        self.offset = position + -(-size_bytes // HEADER_BYTES) * HEADER_BYTES
+        return _Member(name.decode(), position, size_bytes)
+
+    def _any(self, start: int) -> _Member | None:
+        """The next member; None at the end."""
+        self.fileobj.seek(start)
+        try:
+            info = tarfile.TarInfo.fromtarfile(self)  # type: ignore[arg-type]
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            return None
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
+            raise _Damaged(ENDS_EARLY) from error
+        except (tarfile.TarError, ValueError, LookupError, RecursionError, OverflowError) as error:
+            raise _Damaged(f"from byte {start} on it is no tar ({' '.join(str(error).split())[:200]})") from error
+        is_regular = info.isreg() and not info.issparse()
+        return _Member(info.name, info.offset_data, info.size, info.isdir(), is_regular)
 
 
 def find_in_tar(finding: Finding, path: str, container: str) -> None:
@@ -80,43 +145,44 @@ def find_in_tar(finding: Finding, path: str, container: str) -> None:
     """
     with paths.open_file(path) as file:
         facts, scan = file.facts(), _Scan()
-        refuse_compressed(path, file.read(0, 8))
+        window = _Window(file)
+        refuse_compressed(path, window.read(8))
         prefix = container and container + "/"
-        stream = file.as_stream(REMOTE_BLOCK_BYTES if paths.is_url(path) else LOCAL_BLOCK_BYTES)
         try:
-            for member in _Tar(stream).members(facts.size_bytes):
-                _add_member(finding, scan, member, stream, prefix)
+            for member in _Tar(window).members(facts.size_bytes):
+                _add_member(finding, scan, member, window, prefix)
         except _Damaged as error:
             if not scan.members:
                 raise InputError(f"{path}: no intact tar file ({error}); fetch it again") from error
             finding.fail(container or path, "InputError", f"after {scan.members} members: {error}")
-        _add_images(finding, scan, container, version_of(facts))
+    for table in _labelled(finding, scan, printable(container or path)):
+        finding.add_table(table, container, version_of(facts))
 
 
 class _Scan:
-    """What a tar has: places of images by name, of which the last of a name counts, and labels by name without ending."""
+    """What a tar has: its images, and by names without ending the labels of either kind."""
 
     def __init__(self) -> None:
         self.members = 0
-        self.repeated = 0
-        self.images: dict[str, tuple[int, int]] = {}
-        self.labels: dict[str, str] = {}
+        self.images = Batches("key", "position", "size_bytes")
+        self.labels = {ending: Batches("key", "label") for ending in LABEL_ENDINGS}
 
 
-def _add_member(finding: Finding, scan: _Scan, member: tarfile.TarInfo, stream: IO[bytes], prefix: str) -> None:
+def _add_member(finding: Finding, scan: _Scan, member: _Member, window: _Window, prefix: str) -> None:
     name = _normal(member.name)
     scan.members += 1
-    if member.isdir():
+    if member.is_folder:
         return
     if not has_image_ending(name):
         finding.skipped += 1
-        if member.isreg() and name.endswith((".cls", ".json")):
-            _add_label(finding, scan, name, member, stream, prefix)
-    elif not member.isreg() or member.issparse():
+        if member.is_regular and name.endswith(LABEL_ENDINGS):
+            _add_label(finding, scan, name, member, window, prefix)
+    elif not member.is_regular:
         finding.fail(prefix + name, "InputError", "the member is a link, a device or sparse; store the image itself")
+    elif fault := key_fault(prefix + name):
+        finding.fail(prefix + name, "InputError", fault)
     else:
-        scan.repeated += name in scan.images
-        scan.images[name] = member.offset_data, member.size
+        scan.images.add(name, member.position, member.size_bytes)
 
 
 def _normal(name: str) -> str:
@@ -126,19 +192,20 @@ def _normal(name: str) -> str:
     return name
 
 
-def _add_label(finding: Finding, scan: _Scan, name: str, member: tarfile.TarInfo, stream: IO[bytes], prefix: str) -> None:
+def _add_label(finding: Finding, scan: _Scan, name: str, member: _Member, window: _Window, prefix: str) -> None:
     stem, ending = os.path.splitext(name)
     try:
-        if member.size > MAX_HEADER_BYTES:
-            raise ValueError(f"{member.size} bytes")
-        stream.seek(member.offset_data)
-        text = stream.read(member.size).decode("utf-8-sig")
+        if member.size_bytes > MAX_HEADER_BYTES:
+            raise ValueError(f"{member.size_bytes} bytes")
+        stem.encode()
+        window.seek(member.position)
+        text = window.read(member.size_bytes).decode("utf-8-sig")
         label = text.strip() if ending == ".cls" else _json_label(text)
     except (ValueError, RecursionError) as error:
-        finding.fail(prefix + name, "InputError", f"its label cannot be read ({error}); correct the member")
+        finding.fail(prefix + name, "InputError", f"its label cannot be read ({one_line(error)}); correct the member")
         return
-    if label and (ending == ".cls" or stem not in scan.labels):
-        scan.labels[stem] = label
+    if label:
+        scan.labels[ending].add(stem, label)
 
 
 def _json_label(text: str) -> str | None:
@@ -147,27 +214,15 @@ def _json_label(text: str) -> str | None:
     return str(label) if isinstance(label, (str, int)) else None
 
 
-def _add_images(finding: Finding, scan: _Scan, container: str, version: str) -> None:
-    too_long = 0
-    prefix = container and container + "/"
-    for name, (position, size_bytes) in scan.images.items():
-        label = _label(scan, name)
-        if label is not None and len(label.encode("utf-8", "replace")) > MAX_LABEL_BYTES:
-            label, too_long = None, too_long + 1
-        place = {"container": container, "position": position, "size_bytes": size_bytes, "version": version}
-        finding.add(prefix + name, label=label, **place)
-    source = printable(container or finding.root)
-    if too_long:
-        finding.notes.append(f"{source}: {too_long} labels of more than {MAX_LABEL_BYTES} bytes are left out")
-    if scan.repeated:
-        finding.notes.append(f"{source}: has {scan.repeated} names more than once; the last of each counts, as for tar")
-
-
-def _label(scan: _Scan, name: str) -> str | None:
-    """Of the file of the same name, or else of the same name up to its first dot: `1.left.png` takes that of `1.cls`."""
-    stem = os.path.splitext(name)[0]
-    folder, slash, last = name.rpartition("/")
-    return scan.labels.get(stem) or scan.labels.get(folder + slash + last.partition(".")[0])
+def _labelled(finding: Finding, scan: _Scan, source: str) -> Iterator[pa.Table]:
+    """The images with their labels, the last ones first: of those of one name, the first is taken."""
+    lookups = [sort_labels(finding, scan.labels[ending].tables(), source) for ending in LABEL_ENDINGS]
+    for table in reversed(scan.images.tables()):
+        table = table.take(pa.array(np.arange(len(table))[::-1]))
+        names = table.column("key").combine_chunks()
+        stems = [pc.replace_substring_regex(names, ending, "") for ending in (LAST_ENDING, ALL_ENDINGS)]
+        labels = pc.coalesce(*(lookup.labels_of(stem).cast(pa.string()) for stem in stems for lookup in lookups))
+        yield table.append_column("label", labels.dictionary_encode().cast(TEXTS))
 
 
 def read_tar_member(file: paths.OpenFile, position: int, size_bytes: int) -> bytes:

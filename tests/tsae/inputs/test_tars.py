@@ -202,7 +202,7 @@ def test_of_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
             add(tar, "a.png", content)
     listing = list_inputs(str(tmp_path / "in.tar"))
     assert read_all(listing) == {"a.png": b"new"}
-    assert "1 names more than once; the last of each counts" in listing.notes[0]
+    assert "names 1 images more than once" in listing.notes[0]
 
 
 def test_a_member_larger_than_any_honest_image_is_not_read(tmp_path: Path) -> None:
