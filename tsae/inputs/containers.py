@@ -7,7 +7,7 @@ import re
 from tsae import paths
 from tsae.errors import InputError
 
-COMPRESSED = re.compile(r"\.(?:tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
+COMPRESSED = re.compile(r"\.(?:tar\.(?:gz|bz2?|xz|zst|lz4?|lzma|z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 COMPRESSED_STARTS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 

@@ -31,7 +31,7 @@ COLUMNS = {
 }
 """Columns of a listing, by the attributes of `Item`; all but the key may be missing."""
 
-BATCH = 2**16
+BATCH = 2**14
 """Rows that are Python's objects at once."""
 
 CAREFUL = r"(?:^|/)\.{0,2}(?:/|$)|\x00|^[A-Za-z]:"

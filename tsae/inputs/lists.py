@@ -14,7 +14,7 @@ from tsae.inputs.containers import is_container
 from tsae.inputs.listing import BATCH, CAREFUL, COLUMNS, Finding, printable
 from tsae.inputs.tables import one_line, open_table
 
-BLOCK_BYTES = 2**22
+BLOCK_BYTES = 2**20
 
 SPECIAL = CAREFUL + r"|://|(?i:\.parquet$|\.tar(?:\.|$)|\.t(?:gz|bz2?|xz|zst)$)"
 """What paths match that are no keys as they are, or that name containers; some others match too."""

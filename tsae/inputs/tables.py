@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -167,11 +169,11 @@ def read_rows(file: paths.OpenFile, rows: Sequence[int], version: str | None) ->
     except READ_ERRORS as error:
         yield from ((row, error) for row in rows)
         return
+    check = functools.partial(check_unchanged, file, version)
     for group, start, wanted in groups:
         left = list(wanted)
         try:
-            for row, value in _group_values(table, group, start, wanted):
-                check_unchanged(file, version)
+            for row, value in _group_values(table, group, start, wanted, check):
                 yield row, value
                 left.remove(row)
         except READ_ERRORS as error:
@@ -180,20 +182,26 @@ def read_rows(file: paths.OpenFile, rows: Sequence[int], version: str | None) ->
 
 def _by_group(metadata: pq.FileMetaData, rows: Sequence[int]) -> Iterator[tuple[int, int, list[int]]]:
     """Row groups, their first rows, and which rows of them are wanted."""
-    start = 0
+    start = first = 0
     for group in range(metadata.num_row_groups):
         end = start + metadata.row_group(group).num_rows
-        if wanted := [row for row in rows if start <= row < end]:
-            yield group, start, wanted
-        start = end
-    if beyond := [row for row in rows if row >= start]:
-        raise ValueError(f"it has {start} rows, not row {beyond[0]}")
+        last = bisect.bisect_left(rows, end, first)
+        if last > first:
+            yield group, start, list(rows[first:last])
+        start, first = end, last
+    if first < len(rows):
+        raise ValueError(f"it has {start} rows, not row {rows[first]}")
 
 
-def _group_values(table: pq.ParquetFile, group: int, start: int, wanted: Iterable[int]) -> Iterator[tuple[int, Any]]:
+def _group_values(
+    table: pq.ParquetFile, group: int, start: int, wanted: Iterable[int], check: Callable[[], None]
+) -> Iterator[tuple[int, Any]]:
+    """The wanted rows of a row group, which starts at row `start`; `check` is asked whether what was read still counts."""
     remaining = iter(wanted)
     row = next(remaining, None)
     for batch in table.iter_batches(READ_ROWS, row_groups=[group], columns=["image"], use_threads=False):
+        if row is not None and row < start + len(batch):
+            check()
         while row is not None and row < start + len(batch):
             yield row, _value(batch.column(0)[row - start].as_py())
             row = next(remaining, None)

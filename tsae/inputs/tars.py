@@ -30,7 +30,7 @@ LOCAL_BLOCK_BYTES, REMOTE_BLOCK_BYTES = 2**17, 2**22
 
 HEADER_BYTES = 512
 
-OCTAL = re.compile(rb"[ \0]*([0-7]+)[ \0]*")
+OCTAL = re.compile(rb" *([0-7]+) *(?:\0.*)?", re.DOTALL)
 """A number in a header, as nearly all are written."""
 
 LABEL_ENDINGS = (".cls", ".json")
@@ -98,7 +98,8 @@ class _Tar:
             member = self._plain() or self._any(start)
             if member is None:
                 return
-            if self.offset <= start or member.size_bytes < 0 or member.position + member.size_bytes > size_bytes:
+            end = max(member.position + member.size_bytes, self.offset - HEADER_BYTES + 1)  # the padding may be missing
+            if self.offset <= start or member.size_bytes < 0 or end > size_bytes:
                 raise _Damaged(f"its member at byte {start} ends beyond its end, at {size_bytes}")
             yield member
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tsae.errors import ImageError, InputError, TsaeError
 from tsae.images import MAX_FILE_BYTES
-from tsae.inputs import Item, Listing, Read, list_inputs, map_inputs
+from tsae.inputs import Item, Listing, Read, list_inputs, map_inputs, tars
 
 
 def tar_bytes(members: Mapping[str, bytes], **options: object) -> bytes:
@@ -111,6 +111,11 @@ def test_a_remote_tar() -> None:
     listing = list_inputs("memory://tars/*.tar")
     assert (listing.root, listing.keys[0]) == ("memory://tars", "x.tar/0.png")
     assert read_all(listing)["x.tar/3.png"] == images["3.png"]
+
+
+def test_an_image_whose_name_only_looks_like_a_tar(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a.tar.png\nb.tar.d/c.png\n")
+    assert list_inputs(str(tmp_path / "list.txt")).keys == ["a.tar.png", "b.tar.d/c.png"]
 
 
 def test_root_is_for_lists(tmp_path: Path) -> None:
@@ -292,6 +297,40 @@ def test_any_damage_ends_in_a_listing_or_one_line(
         assert "\n" not in str(error)  # noqa: PT017
         return
     assert all(isinstance(content, bytes) for content in read_all(listing).values())
+
+
+OWNERS = st.sampled_from([b"", b"0", b" 17", b"7 ", b"\0" * 3 + b"17", b"1\0009", b"-7", b"8", b"1_0", b"\x80\0\0\x07"])
+KINDS = st.sampled_from([b"0", b"\0", b"1", b"5", b"7", b"L", b"S", b"x", b"?"])
+NAMES = st.sampled_from([b"c.png", b"c.png/", b"\xff.png", b"./c.png", b"", b"\0c.png"])
+
+
+@given(
+    OWNERS,
+    KINDS,
+    NAMES,
+    st.sampled_from([b"", b"folder"]),
+    st.sampled_from([b"ustar\00000", b"ustar  \0", b"\0" * 8]),
+    st.integers(0, 2),
+)
+@settings(max_examples=500, deadline=None, derandomize=True)
+def test_the_short_way_through_a_header_gives_what_tarfile_gives(
+    tmp_path_factory: pytest.TempPathFactory, size: bytes, kind: bytes, name: bytes, prefix: bytes, magic: bytes, error: int
+) -> None:
+    header = bytearray(512)
+    for start, field in ((0, name), (124, size), (148, b" " * 8), (156, kind), (257, magic), (345, prefix)):
+        header[start : start + len(field)] = field
+    header[148:156] = b"%06o\0 " % (sum(header) + error // 2)
+    path = tmp_path_factory.getbasetemp() / "header.tar"
+    path.write_bytes(SMALL[:1536] + header + b"x" * 512 + b"\0" * 1024)
+
+    def outcome() -> object:
+        listing = list_inputs(str(path))
+        return listing.table.to_pylist(), listing.failures, listing.skipped
+
+    found = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tars._Tar, "_plain", lambda _: None)
+        assert outcome() == found
 
 
 @pytest.mark.parametrize("size", [-512, -1024, 2**40, 2**62])
