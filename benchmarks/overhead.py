@@ -25,9 +25,9 @@ from tsae.paths import Folder
 def with_streams(files: ar.ArchiveFiles, stream_bytes: int, folder: Folder) -> ar.ArchiveFiles:
     """A copy of an archive with other streams."""
     rng = np.random.default_rng(0)
-    entries = []
-    for number, task in enumerate(cut(list(files.keys()))):
-        records = files.records(task.keys)
+    entries, keys = [], list(files.keys())
+    for number, task in enumerate(cut(range(len(keys)))):
+        records = files.records([keys[row] for row in task.rows])
         lengths = rng.integers(stream_bytes // 2, stream_bytes * 3 // 2 + 1, len(records))
         streams = [rng.bytes(length) for length in lengths]
         columns = [*records.columns()]

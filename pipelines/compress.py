@@ -92,7 +92,7 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
     settings = dataclasses.replace(settings, root=listing.root)
     if base is None or options.overwrite:
         settings, changes = _aim(settings, listing, model_file, options), None
-        tasks, failures = cut(listing.keys), listing.failures
+        tasks, failures = cut(listing.rows), listing.failures
     else:
         files = ar.ArchiveFiles(archive.path, base)
         check_writable(files)
@@ -102,7 +102,7 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
         if not changes.is_needed:
             return Outcome(files.manifest, 0, changes)
         tasks, failures = changes.tasks, changes.failures
-    with _start_workers(options, sum(len(task.keys) for task in tasks), len(tasks), flags) as workers:
+    with _start_workers(options, sum(len(task.rows) for task in tasks), len(tasks), flags) as workers:
         workers.call(check_model, model_file, options.model, options.device)
         job = plan(listing, tasks, archive, model_file, settings, base, changes is not None, failures, options.device)
         return _run_job(job, changes, workers, flags)

@@ -144,7 +144,9 @@ def _build_parser() -> argparse.ArgumentParser:
 
     compress = add("compress", _compress, "compress images to an archive", takes_beam_flags=True)
     compress.add_argument(
-        "input", metavar="INPUT", help="folder, glob, or list (.txt, .parquet with a column path); local or URL"
+        "input",
+        metavar="INPUT",
+        help="folder, glob, tar file, Parquet file with an image column, or list (.txt, .parquet with a column path); local or URL",
     )
     compress.add_argument("archive", metavar="ARCHIVE", help="new or empty folder; local or URL")
     job_options.add_compress_arguments(compress)

@@ -114,7 +114,7 @@ def test_with_nothing_new_nothing_is_read_but_facts(source: Path, archive: Path,
     def read(*_: object) -> None:
         raise AssertionError("was read")
 
-    monkeypatch.setattr("tsae.jobs.update.read_input", read)
+    monkeypatch.setattr("tsae.inputs.reading.read_input", read)
     assert changes(run(source, archive)) == (0, 0, 0)
 
 

@@ -18,7 +18,7 @@ import tsae
 from tsae import archive as ar
 from tsae.errors import CorruptDataError, FormatError, ImageError, InputError
 from tsae.images import decode_image, encode_lossless, resize
-from tsae.inputs import map_inputs, read_input, stat_input
+from tsae.inputs import Item, Read, map_inputs, stat_input
 from tsae.jobs import job_folder
 from tsae.jobs.job_folder import CompressJob, TaskResult
 from tsae.latents import model_facts
@@ -80,10 +80,10 @@ def read_images(task: int, job: CompressJob) -> TaskImages:
     Raises:
         InputError: if another job has taken this one's place.
     """
-    keys, labels = job_folder.read_listing(task, job)
-    root = job.settings.root
-    outcomes = map_inputs(functools.partial(_read_image, root), keys, root)
-    rows = [(key, label, *o) for key, label, o in zip(keys, labels, outcomes, strict=True) if not isinstance(o, ar.Failure)]
+    items, root = job_folder.read_listing(task, job), job.settings.root
+    outcomes = map_inputs(functools.partial(_read_image, root), items, root)
+    pairs = zip(items, outcomes, strict=True)
+    rows = [(item.key, item.label, *outcome) for item, outcome in pairs if not isinstance(outcome, ar.Failure)]
     return TaskImages(
         task,
         [row[0] for row in rows],
@@ -95,17 +95,17 @@ def read_images(task: int, job: CompressJob) -> TaskImages:
     )
 
 
-def _read_image(root: str, key: str) -> tuple[tuple[int, int], NDArray[np.uint8], ar.Origin] | ar.Failure:
-    """Original size in px, pixels and state of one image file; or why not."""
+def _read_image(root: str, item: Item, read: Read) -> tuple[tuple[int, int], NDArray[np.uint8], ar.Origin] | ar.Failure:
+    """Original size in px, pixels and state of one image; or why not."""
     try:
-        data, facts = read_input(root, key)
+        data, facts = read()
     except ImageError as error:
-        return ar.Failure(key, "read", type(error).__name__, str(error), *stat_input(root, key))
+        return ar.Failure(item.key, "read", type(error).__name__, str(error), *stat_input(root, item))
     try:
         image = decode_image(data)
         return image.size, resize(image), ar.Origin.of(data, facts.version)
     except ImageError as error:
-        return ar.Failure(key, "decode", type(error).__name__, str(error), facts.size_bytes, facts.version)
+        return ar.Failure(item.key, "decode", type(error).__name__, str(error), facts.size_bytes, facts.version)
 
 
 def check_model(model_file: bytes, source: str, device: str) -> None:

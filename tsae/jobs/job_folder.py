@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from tsae import archive as ar
 from tsae.errors import InputError, TsaeError
+from tsae.inputs import Item, items_of
 from tsae.progress import SharedCount
 
 MODEL_FILE = ar.MODEL_FILE
@@ -175,8 +176,8 @@ def count_images(job: CompressJob, tasks: Iterable[int]) -> int:
         raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
 
 
-def read_listing(task: int, job: CompressJob) -> tuple[list[str], list[str | None]]:
-    """Keys and labels of the images of a task.
+def read_listing(task: int, job: CompressJob) -> list[Item]:
+    """The images of a task, and where each is found.
 
     Raises:
         InputError: if the listing is gone, because another job has taken this one's place.
@@ -187,7 +188,7 @@ def read_listing(task: int, job: CompressJob) -> tuple[list[str], list[str | Non
             table = pq.ParquetFile(file).read_row_group(task, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
-    return table.column("key").to_pylist(), table.column("label").to_pylist()
+    return items_of(table)
 
 
 def write_failures(archive: ar.Folder, number: int, failures: Sequence[ar.Failure]) -> ar.FileEntry | None:

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from tsae import archive as ar
 from tsae import paths
 from tsae.errors import InputError, TsaeError
-from tsae.inputs import Listing
+from tsae.inputs import Listing, Rows
 from tsae.jobs.job_folder import (
     BASE_FILE,
     FAILURES_FILE,
@@ -36,19 +36,16 @@ SHARD_IMAGES = 4096
 """Most images of a shard; it bounds a worker's memory (12 MB of pixels) and the pieces of work that can be spread."""
 
 
-LISTING_SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("label", pa.string())])
-
-
 @dataclasses.dataclass(frozen=True)
 class Task:
     """The images that one step works on.
 
     Attributes:
-        keys: Sorted.
-        replaces: The shard of the old state whose records of these keys are replaced; None makes a new shard.
+        rows: Of the listing, ascending.
+        replaces: The shard of the old state whose records of these images are replaced; None makes a new shard.
     """
 
-    keys: Sequence[str]
+    rows: Rows
     replaces: int | None = None
 
 
@@ -129,14 +126,14 @@ def _names_tsae(manifest: bytes) -> bool:
     return isinstance(fields, dict) and fields.get("format") == "tsae"
 
 
-def cut(keys: Sequence[str]) -> list[Task]:
-    """Cuts sorted keys into new shards, as few as SHARD_IMAGES allows and as equal as can be.
+def cut(rows: Rows) -> list[Task]:
+    """Cuts rows of a listing into new shards, as few as SHARD_IMAGES allows and as equal as can be.
 
-    It follows from the keys alone, never from the workers.
+    It follows from the rows alone, never from the workers.
     """
-    shards = -(-len(keys) // SHARD_IMAGES)
-    ends = [len(keys) * shard // shards for shard in range(shards + 1)] if shards else []
-    return [Task(keys[start:end]) for start, end in itertools.pairwise(ends)]
+    shards = -(-len(rows) // SHARD_IMAGES)
+    ends = [len(rows) * shard // shards for shard in range(shards + 1)] if shards else []
+    return [Task(rows[start:end]) for start, end in itertools.pairwise(ends)]
 
 
 def plan(
@@ -187,7 +184,7 @@ def plan(
     try:
         job = dataclasses.replace(job, known_failures=_write_known(job, known_failures))
         ar.write(archive, job.file(MODEL_FILE), model)
-        ar.write(archive, job.file(LISTING_FILE), _listing_to_bytes(tasks, listing.labels))
+        ar.write(archive, job.file(LISTING_FILE), _listing_to_bytes(tasks, listing))
         if base is not None:
             ar.write(archive, job.file(BASE_FILE), base)
         _take_place(job, before)
@@ -224,12 +221,11 @@ def _write_known(job: CompressJob, failures: Sequence[ar.Failure]) -> ar.FileEnt
     return ar.FileEntry(job.file(FAILURES_FILE), len(failures), len(data), ar.digest(data))
 
 
-def _listing_to_bytes(tasks: Sequence[Task], labels: Mapping[str, str]) -> bytes:
+def _listing_to_bytes(tasks: Sequence[Task], listing: Listing) -> bytes:
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, LISTING_SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(sink, listing.select(range(0)).schema, compression="zstd") as writer:
         for task in tasks:
-            columns = [list(task.keys), [labels.get(key) for key in task.keys]]
-            writer.write_table(pa.table(columns, schema=LISTING_SCHEMA), row_group_size=len(task.keys))
+            writer.write_table(listing.select(task.rows), row_group_size=len(task.rows))
     return bytes(sink.getvalue())
 
 

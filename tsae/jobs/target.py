@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tsae import archive as ar
 from tsae.errors import ImageError, InputError
 from tsae.images import decode_image, resize
-from tsae.inputs import Listing, map_inputs, read_input
+from tsae.inputs import Item, Listing, Read, map_inputs
 from tsae.jobs.compress import encode_chunk
 from tsae.jobs.plan import SHARD_IMAGES
 
@@ -108,16 +108,16 @@ def read_sample(listing: Listing) -> NDArray[np.uint8]:
         InputError: if none can be read.
     """
     count = min(len(listing.keys), SAMPLE_IMAGES)
-    keys = [listing.keys[i * len(listing.keys) // count] for i in range(count)]
-    found = [image for image in map_inputs(lambda key: _read(listing.root, key), keys, listing.root) if image is not None]
+    rows = np.array([i * len(listing.keys) // count for i in range(count)], np.int64)
+    found = [image for image in map_inputs(_read, listing.items(rows), listing.root) if image is not None]
     if not found:
         raise InputError(f"{listing.root}: none of {count} images could be read, to choose a quality; give one with --quality")
     return np.stack(found)
 
 
-def _read(root: str, key: str) -> NDArray[np.uint8] | None:
+def _read(item: Item, read: Read) -> NDArray[np.uint8] | None:
     try:
-        return resize(decode_image(read_input(root, key)[0]))
+        return resize(decode_image(read()[0]))
     except ImageError:
         return None
 
@@ -152,15 +152,15 @@ def overhead_bytes(listing: Listing) -> float:
     Args:
         listing: At least one key.
     """
-    keys = sorted(listing.keys[:SHARD_IMAGES])
-    rng, count = np.random.default_rng(0), len(keys)
+    items = listing.items(listing.rows[:SHARD_IMAGES])
+    rng, count = np.random.default_rng(0), len(items)
     streams = [rng.bytes(int(size)) for size in rng.integers(20, 200, count)]
     records = dataclasses.replace(
         ar.bare_records(streams, rng.choice(CODINGS, count), [None] * count),
-        keys=keys,
+        keys=[item.key for item in items],
         widths=rng.integers(25, 250, count).astype(np.uint32),
         heights=rng.integers(25, 250, count).astype(np.uint32),
-        labels=[listing.labels.get(key) for key in keys],
+        labels=[item.label for item in items],
         psnrs_db=ar.stored_psnr_db(rng.normal(33, 3, count)),
     )
     shard = ar.shard_to_bytes(records, {"format_version": 1, "model_sha256": "0" * 64})

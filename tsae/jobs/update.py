@@ -7,15 +7,15 @@ one) are those recorded when it was compressed, or else if its bytes still have 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence, Set
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tsae import archive as ar
 from tsae.errors import FormatError, ImageError, InputError
-from tsae.inputs import Listing, map_inputs, read_input, stat_input
+from tsae.inputs import Item, Listing, Read, State, is_same, map_inputs, map_states
 from tsae.jobs.plan import Task, cut
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,55 +76,78 @@ def find_changes(listing: Listing, files: ar.ArchiveFiles, retry_failed: bool) -
     Raises:
         TsaeError: if the archive is damaged where it has to be read.
     """
-    listed, failed = set(listing.keys), {f.path: f for f in files.failures() if f.stage != "list"}
-    again = _to_try_again([key for key in failed if key in listed], failed, listing, retry_failed)
-    stay = [failure for path, failure in failed.items() if path in listed and path not in again]
-    waiting = {failure.path for failure in stay}
-    in_archive: set[str] = set()
-    replacing, changed = [], 0
+    failed = {failure.path: failure for failure in files.failures() if failure.stage != "list"}
+    again, waiting = _sort_out(failed, listing, retry_failed)
+    is_listed, is_waiting = np.zeros((2, len(listing.keys)), bool)
+    is_waiting[listing.find(sorted(waiting))] = True
+    replacing, missing = [], 0
     for shard in range(files.shards):
         labels = {row["key"]: row["label"] for row in files.shard(shard).columns(["key", "label"])}
-        in_archive |= labels.keys()
-        there = [key for key in labels if key in listed and key not in waiting]
-        keys = sorted(_changed_keys(there, labels, files.origins(shard), listing) | (again & labels.keys()))
-        if keys and (added := files.shard(shard).added_columns()):
+        found = listing.find(list(labels))
+        rows = np.sort(found[found >= 0])
+        missing += len(found) - len(rows)
+        is_listed[rows] = True
+        there = rows[~is_waiting[rows]]
+        changed = there[_are_changed(listing.items(there), again, labels, files.origins(shard), listing.root)]
+        if len(changed) and (added := files.shard(shard).added_columns()):
             raise FormatError(f"{files.entry(shard).file}: a newer tsae has written columns {added} there; update tsae")
-        if keys:
-            replacing.append(Task(keys, shard))
-            changed += len(keys)
-    new = [key for key in listing.keys if key not in in_archive and key not in waiting]
-    failures = [*listing.failures, *stay]
-    is_needed = bool(new or replacing) or _differ(failures, files.failures())
-    return Changes([*cut(new), *replacing], len(new), changed, len(in_archive - listed), failures, is_needed)
+        if len(changed):
+            replacing.append(Task(changed, shard))
+    new = np.flatnonzero(~is_listed & ~is_waiting)
+    failures = [*listing.failures, *(failed[path] for path in failed if path in waiting)]
+    is_needed = bool(len(new) or replacing) or _differ(failures, files.failures())
+    images = sum(len(task.rows) for task in replacing)
+    return Changes([*cut(new), *replacing], len(new), images, missing, failures, is_needed)
 
 
-def _to_try_again(keys: list[str], failed: Mapping[str, ar.Failure], listing: Listing, retry_failed: bool) -> set[str]:
-    """Those of the inputs that failed before that are to be tried again: all, or those whose files have changed."""
+def _sort_out(failed: Mapping[str, ar.Failure], listing: Listing, retry_failed: bool) -> tuple[set[str], set[str]]:
+    """Those of the inputs that failed before that are to be tried again: all, or those that have changed; and the others."""
+    rows = listing.find(list(failed))
+    items = listing.items(np.sort(rows[rows >= 0]))
     if retry_failed:
-        return set(keys)
-    facts = map_inputs(lambda key: stat_input(listing.root, key, listing.facts.get(key)), keys, listing.root)
-    return {key for key, fact in zip(keys, facts, strict=True) if fact != (failed[key].size_bytes, failed[key].version)}
+        return {item.key for item in items}, set()
+    pairs = list(zip(items, map_states(items, listing.root), strict=True))
+    before = {key: (failure.size_bytes, failure.version) for key, failure in failed.items()}
+    stay = {item.key for item, state in pairs if is_same(state, before[item.key])}
+    return {item.key for item in items} - stay, stay
 
 
-def _changed_keys(
-    keys: Sequence[str], labels: Mapping[str, str | None], origins: Mapping[str, ar.Origin], listing: Listing
-) -> set[str]:
-    changed = {key for key in keys if key not in origins or labels[key] != listing.labels.get(key)}
-    rest = [key for key in keys if key not in changed]
-    is_same = map_inputs(lambda key: _is_unchanged(listing, key, origins[key]), rest, listing.root)
-    return changed | {key for key, same in zip(rest, is_same, strict=True) if not same}
+def _are_changed(
+    items: Sequence[Item],
+    again: Set[str],
+    labels: Mapping[str, str | None],
+    origins: Mapping[str, ar.Origin],
+    root: str,
+) -> NDArray[np.bool_]:
+    """Which of some images of a shard are to be replaced, bool `[N]`."""
+    changed = np.array([item.key in again or item.key not in origins or labels[item.key] != item.label for item in items], bool)
+    rest = np.flatnonzero(~changed).tolist()
+    changed[rest] = _have_other_bytes([items[row] for row in rest], origins, root)
+    return changed
 
 
-def _is_unchanged(listing: Listing, key: str, origin: ar.Origin) -> bool:
-    size_bytes, version = stat_input(listing.root, key, listing.facts.get(key))
-    if size_bytes != origin.size_bytes:
-        return False
-    if version == origin.version and version:
+def _have_other_bytes(items: Sequence[Item], origins: Mapping[str, ar.Origin], root: str) -> list[bool]:
+    """Which of some images are not those that their records were made from; only those whose state is another are read."""
+    verdicts = [_verdict(state, origins[item.key]) for item, state in zip(items, map_states(items, root), strict=True)]
+    unsure = [row for row, verdict in enumerate(verdicts) if verdict is None]
+    read = map_inputs(lambda item, read: _is_other(read, origins[item.key]), [items[row] for row in unsure], root)
+    by_row = dict(zip(unsure, read, strict=True))
+    return [by_row.get(row, bool(verdict)) for row, verdict in enumerate(verdicts)]
+
+
+def _verdict(state: State, origin: ar.Origin) -> bool | None:
+    """Whether an image has changed, as far as its state tells."""
+    size_bytes, version = state
+    if version is None or size_bytes not in (None, origin.size_bytes):
         return True
+    return False if version and version == origin.version else None
+
+
+def _is_other(read: Read, origin: ar.Origin) -> bool:
     try:
-        return ar.Origin.of(read_input(listing.root, key)[0], origin.version) == origin
+        return ar.Origin.of(read()[0], origin.version) != origin
     except ImageError:
-        return False
+        return True
 
 
 def _differ(failures: Sequence[ar.Failure], before: Sequence[ar.Failure]) -> bool:

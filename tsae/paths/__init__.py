@@ -17,9 +17,12 @@ from tsae.paths.folder import read_file as read_file
 from tsae.paths.folder import read_file_with_facts as read_file_with_facts
 from tsae.paths.folder import stat_file as stat_file
 from tsae.paths.names import absolute as absolute
+from tsae.paths.names import below as below
 from tsae.paths.names import is_url as is_url
 from tsae.paths.names import is_within as is_within
 from tsae.paths.names import join as join
 from tsae.paths.names import parent as parent
 from tsae.paths.names import relative as relative
+from tsae.paths.opened import OpenFile as OpenFile
+from tsae.paths.opened import open_file as open_file
 from tsae.paths.store import remote_facts as remote_facts

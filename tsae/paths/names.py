@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
@@ -46,6 +47,13 @@ def relative(path: str, folder: str) -> str | None:
     """The name, with `/`, of an absolute path below an absolute folder; None if it does not lie below."""
     start = folder if folder.endswith("/") else folder + "/"
     return path[len(start) :] if path.startswith(start) and path != start else None
+
+
+def below(path: str, folder: str) -> str | None:
+    """The name, with `/`, of a path that is absolute or below an absolute folder; None if it does not lie below it."""
+    path = path if is_url(path) or path.startswith("/") else join(folder, path)
+    scheme, separator, rest = path.partition("://") if is_url(path) else ("", "", path)
+    return relative(scheme + separator + posixpath.normpath(rest), folder)
 
 
 def is_within(path: str, folder: str) -> bool:

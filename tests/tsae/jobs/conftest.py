@@ -24,7 +24,7 @@ def plan_job() -> Callable[..., job_folder.CompressJob]:
     def plan_job(source: Path, archive: Path | str, base: bytes | None = None, verify: bool = True) -> job_folder.CompressJob:
         listing = list_inputs(str(source))
         settings = Settings(str(source), listing.root, verify, None, DEFAULT_QUALITY)
-        tasks, folder = planning.cut(listing.keys), Folder(str(archive))
+        tasks, folder = planning.cut(listing.rows), Folder(str(archive))
         return planning.plan(listing, tasks, folder, model_file, settings, base, False, listing.failures, "cpu")
 
     return plan_job

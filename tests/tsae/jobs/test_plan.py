@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tsae.archive import FileEntry, Folder, Settings, ShardEntry, is_leftover
 from tsae.errors import InputError
-from tsae.inputs import list_inputs
+from tsae.inputs import Item, list_inputs
 from tsae.jobs import compress, job_folder
 from tsae.jobs import plan as planning
 from tsae.jobs.job_folder import CompressJob, TaskResult
@@ -32,13 +32,12 @@ def run(task: int, job: CompressJob) -> TaskResult:
 
 @pytest.mark.parametrize("images", [0, 1, 4095, 4096, 4097, 6315, 100_000])
 def test_shards_are_as_few_as_can_be(images: int) -> None:
-    keys = [str(index) for index in range(images)]
-    tasks = planning.cut(keys)
+    tasks = planning.cut(range(images))
     assert (len(tasks) - 1) * planning.SHARD_IMAGES < images or images == 0
     assert images <= len(tasks) * planning.SHARD_IMAGES
-    assert [key for task in tasks for key in task.keys] == keys
+    assert [row for task in tasks for row in task.rows] == list(range(images))
     assert {task.replaces for task in tasks} <= {None}
-    sizes = [len(task.keys) for task in tasks]
+    sizes = [len(task.rows) for task in tasks]
     assert not sizes or max(sizes) - min(sizes) <= 1
 
 
@@ -55,7 +54,7 @@ def test_a_plan_survives_its_file(plan_job: Plan, signs_dir: Path, tmp_path: Pat
     resumed = planning.resume(str(tmp_path / "in"), job.archive)
     assert resumed.token != job.token
     assert dataclasses.replace(resumed, token=job.token) == job
-    assert job_folder.read_listing(0, resumed) == (["a.png"], [None])
+    assert job_folder.read_listing(0, resumed) == [Item("a.png")]
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -336,7 +335,7 @@ def test_a_damaged_manifest_is_no_base_to_start_from(tmp_path: Path) -> None:
 
 def test_the_listing_that_is_gone_ends_the_job(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
     job = plan_job(signs_dir, tmp_path / "archive")
-    assert job_folder.read_listing(0, job)[0] == list_inputs(str(signs_dir)).keys
+    assert [item.key for item in job_folder.read_listing(0, job)] == list_inputs(str(signs_dir)).keys
     (tmp_path / "archive" / "job" / job.name / "listing.parquet").unlink()
     with pytest.raises(InputError, match="listing cannot be read"):
         job_folder.read_listing(0, job)

@@ -153,7 +153,7 @@ def test_an_input_of_which_nothing_can_be_read_is_refused(tmp_path: Path, codec:
     with pytest.raises(InputError, match="none of 1 images could be read.*give one with --quality"):
         choose_quality(list_inputs(str(tmp_path)), codec, Target(psnr_db=20), SETTINGS)
     with pytest.raises(InputError, match="none of 0 images could be read"):
-        choose_quality(Listing("/nowhere"), codec, Target(psnr_db=20), SETTINGS)
+        choose_quality(Listing.of("/nowhere", []), codec, Target(psnr_db=20), SETTINGS)
 
 
 def test_lossless_images_count(tmp_path: Path, codec: Codec) -> None:
@@ -258,4 +258,4 @@ def test_overhead_is_an_upper_figure(signs_dir: Path, archive_dir: Path, listing
     with tsae.open_archive(str(archive_dir)) as archive:
         info = archive.info()
     assert info["archive_bytes"] - info["stream_bytes"] <= 40 * (overhead_bytes(listing) + 12)
-    assert overhead_bytes(Listing("/", [str(i) for i in range(100_000)])) < 16
+    assert overhead_bytes(Listing.of("/", [str(i) for i in range(100_000)])) < 16

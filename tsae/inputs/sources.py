@@ -1,0 +1,100 @@
+"""Which kind of INPUT it is, and its listing."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from tsae import paths
+from tsae.archive.records import key_fault
+from tsae.errors import InputError
+from tsae.images import ENDINGS
+from tsae.inputs.containers import COMPRESSED, container_path, is_tar, refuse_compressed
+from tsae.inputs.files import WILDCARDS, find_by_glob, find_in_folder
+from tsae.inputs.labels import add_labels
+from tsae.inputs.listing import Finding, Listing
+from tsae.inputs.lists import find_in_list
+from tsae.inputs.tables import find_in_table, has_images, open_table
+from tsae.inputs.tars import find_in_tar
+
+
+def list_inputs(source: str, root: str | None = None) -> Listing:
+    """Finds the images that `source` names.
+
+    Args:
+        source: A folder; a container, that is a tar or Parquet file of images; a glob of images or of containers; or a
+            list of either: `.txt` with a path a line, or `.parquet` with a column `path`.
+        root: For a list, the folder that its keys are relative to; None is the list's own folder.
+
+    Returns:
+        The listing, with at least one key or failure.
+
+    Raises:
+        InputError: if the source is not there, cannot be read, names no image, or paths of a list lie outside the root;
+            or if there are labels that cannot be read.
+    """
+    try:
+        with paths.as_os_error(source):
+            return _finish(_find(source, root), source)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{source}: cannot be read ({reason}); check the path, the network and its credentials") from error
+
+
+def _finish(finding: Finding, source: str) -> Listing:
+    """Sorts, drops repetitions, adds labels; a listing without any image is refused."""
+    table = finding.sorted_table(source)
+    if not len(table) and not finding.failures:
+        skipped = f" ({finding.skipped} files with other endings)" if finding.skipped else ""
+        remedy = f"images end in {' '.join(sorted(ENDINGS))}, globs of tar or Parquet files in .tar or .parquet"
+        raise InputError(f"{source}: no image found{skipped}; {remedy}")
+    table = add_labels(finding, table)
+    return Listing(finding.root, table, finding.failures, finding.skipped, finding.notes)
+
+
+def _find(source: str, root: str | None) -> Finding:
+    files, path = paths.filesystem(source)
+    is_file, is_folder = files.isfile(path), files.isdir(path)
+    is_single = is_file and _is_single_container(paths.absolute(source))
+    if root is not None and (is_single or (not is_file and (is_folder or WILDCARDS & set(source)))):
+        raise InputError(f"--root {root}: is for lists; {source} is none, its keys follow from it")
+    if is_folder:
+        return find_in_folder(paths.absolute(source))
+    if is_single:
+        return _add_containers(Finding(paths.absolute(source)), [""])
+    if is_file:
+        return _add_containers(*find_in_list(paths.absolute(source), root))
+    if WILDCARDS & set(source):
+        return _add_containers(*find_by_glob(source))
+    raise InputError(f"{source}: not there; name a folder, a tar or Parquet file, a glob or a list of images")
+
+
+def _is_single_container(source: str) -> bool:
+    """Whether a file is a container; a Parquet file with a column `path` is a list, whatever else it has."""
+    if is_tar(source) or COMPRESSED.search(source):
+        return True
+    if not source.endswith(".parquet"):
+        return False
+    try:
+        with paths.open_file(source) as file:
+            schema = open_table(file).schema_arrow
+    except (pa.ArrowException, OSError, ValueError, LookupError):
+        return False  # as a list, it will be refused
+    return has_images(schema) and "path" not in schema.names
+
+
+def _add_containers(finding: Finding, containers: list[str]) -> Finding:
+    """Adds the members of containers, which are named relative to the root, each once."""
+    for container in sorted(set(containers)):
+        path = container_path(finding.root, container)
+        refuse_compressed(path)
+        if container and (fault := key_fault(container)):
+            finding.fail(container, "InputError", fault)
+            continue
+        try:
+            (find_in_tar if is_tar(path) else find_in_table)(finding, path, container)
+        except OSError as error:
+            if not container:
+                raise
+            reason = error.strerror or str(error)
+            finding.fail(container, type(error).__name__, f"cannot be read: {reason}; check the file and its permissions")
+    return finding
