@@ -146,7 +146,7 @@ def _build_parser() -> argparse.ArgumentParser:
     compress.add_argument(
         "input",
         metavar="INPUT",
-        help="folder, glob, tar file, Parquet file with an image column, or list (.txt, .parquet with a column path); local or URL",
+        help="folder, glob, tar or Parquet file of images, or list (.txt, .parquet with a column path); local or URL",
     )
     compress.add_argument("archive", metavar="ARCHIVE", help="new or empty folder; local or URL")
     job_options.add_compress_arguments(compress)
