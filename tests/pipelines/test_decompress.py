@@ -25,7 +25,7 @@ from tsae.zoo import read_model_file
 
 def run(archive: Path | str, output: Path | str, *flags: str, **options: object) -> tuple[int, int, int]:
     counts = decompress.run(DecompressOptions(str(archive), str(output), **options), flags)  # type: ignore[arg-type]
-    return counts.get("images-written", 0), counts.get("images-present", 0), counts.get("images-failed", 0)
+    return counts.written, counts.present, counts.failed
 
 
 def tree(folder: Path) -> dict[str, bytes]:
