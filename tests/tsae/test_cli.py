@@ -290,7 +290,7 @@ def test_a_killed_job_for_a_target_is_resumed_with_its_quality(
     command = ["compress", str(signs_dir), str(tmp_path / "archive"), "--target-psnr=27", "--workers=1"]
     with monkeypatch.context() as patch:
         patch.setattr("pipelines.compress.finish", lambda job: 1 / 0)
-        patch.setattr("tsae.jobs.compress.commit_archive", lambda *_: 1 / 0)
+        patch.setattr("pipelines.compress.commit_archive", lambda *_: 1 / 0)
         assert main(command) != 0
     assert not (tmp_path / "archive" / "manifest.json").exists()
     assert main([*command[:3], "--quality=5", "--workers=1", "--resume"]) == 2
