@@ -31,7 +31,7 @@ from tsae.codec import Codec
 from tsae.config import DEFAULT_MODEL
 from tsae.images import resize
 from tsae.jobs.plan import SHARD_IMAGES
-from tsae.latents import check_quality
+from tsae.model_facts import check_quality
 from tsae.paths import Folder
 from tsae.signs import draw_signs
 from tsae.zoo import read_model_file

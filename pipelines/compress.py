@@ -22,7 +22,7 @@ from tsae.jobs.job_folder import CompressJob, count_images, finished_tasks, is_c
 from tsae.jobs.plan import cut, find_state, plan, resume
 from tsae.jobs.target import Target, choose_quality
 from tsae.jobs.update import Changes, check_settings, check_writable, find_changes
-from tsae.latents import ModelFacts, check_quality, model_facts
+from tsae.model_facts import ModelFacts, check_quality, read_model_facts
 from tsae.progress import watch
 from tsae.zoo import read_model_file
 
@@ -78,7 +78,7 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
     _check_options(options)
     archive = ar.Folder(paths.absolute(options.archive))
     model_file = read_model_file(options.model)
-    settings = _settings(options, model_facts(model_file, options.model))
+    settings = _settings(options, read_model_facts(model_file, options.model))
     if options.resume:
         job = _resume(options, archive, settings, model_file)
         if is_committed(job):

@@ -14,7 +14,16 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"tsae.config", "tsae.errors", "tsae.paths", "tsae.progress"},
     {"tsae.images", "tsae.metrics", "tsae.quantize", "tsae.entropy", "tsae.signs", "tsae.sheet"},
-    {"tsae.archive", "tsae.inputs", "tsae.data", "tsae.model_file", "tsae.latents", "tsae.zoo", "pipelines.options"},
+    {
+        "tsae.archive",
+        "tsae.inputs",
+        "tsae.data",
+        "tsae.model_file",
+        "tsae.latents",
+        "tsae.model_facts",
+        "tsae.zoo",
+        "pipelines.options",
+    },
     {"tsae.model", "tsae.fixed_point", "tsae.checkpoint"},
     {"tsae.coding", "tsae.codec", "tsae.reader"},
     {
@@ -91,6 +100,12 @@ def test_every_room_is_on_the_architecture_page() -> None:
 @pytest.mark.parametrize("module", sorted(name for layer in LAYERS[:3] for name in layer))
 def test_what_can_live_without_torch_does(module: str) -> None:
     code = f"import sys, {module}; assert 'torch' not in sys.modules; assert 'apache_beam' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_process_that_plans_needs_no_heavy_package() -> None:
+    code = "import sys, pipelines.compress, pipelines.decompress\n"
+    code += "assert not {'torch', 'numba', 'apache_beam'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

@@ -15,7 +15,7 @@ from tsae.coding.seed import SeedCoding
 from tsae.config import Preprocessing
 from tsae.errors import CorruptDataError, ImageError, InputError
 from tsae.images import decode_lossless
-from tsae.latents import check_quality
+from tsae.model_facts import check_quality
 from tsae.model_file import fingerprint
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsae.archive import ENTROPY_CODED, Coding, Records, int8_latents, shown
-from tsae.config import SEED_LATENT_SHAPE, Preprocessing
 from tsae.entropy import EntropyCoder, Prior
-from tsae.errors import CorruptDataError, FormatError, InputError, ModelError
+from tsae.errors import CorruptDataError, FormatError, ModelError
 from tsae.model_file import below, read_model_file
 
 
@@ -31,63 +29,6 @@ def load_entropy_coder(model_file: bytes, source: str) -> EntropyCoder:
         return EntropyCoder(Prior.from_tensors(below(tensors, "tables.")))
     except ValueError as error:
         raise ModelError(f"{source}: unusable tables ({error}); restore the file or train the model again") from error
-
-
-DEFAULT_QUALITY = 5
-"""About 35 dB on GTSRB: what is readable in the original is readable in what comes back."""
-
-
-def check_quality(quality: int | None, qualities: int, model: str) -> int | None:
-    """A quality that a model has: the one that is asked for, else its default, else None.
-
-    Raises:
-        InputError: if it has no such quality.
-    """
-    if not qualities:
-        if quality is not None:
-            raise InputError(f"quality {quality}: model {model} has none; leave it out, or choose the model tsae")
-        return None
-    if quality is None:
-        return min(DEFAULT_QUALITY, qualities)
-    if not 1 <= quality <= qualities:
-        raise InputError(f"quality {quality}: model {model} has 1 to {qualities}; choose one of them")
-    return quality
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelFacts:
-    """What can be told of a model without its networks.
-
-    Attributes:
-        name: What users call it.
-        latent_shape: `[C, H, W]` of one image.
-        qualities: How many operating points it has; 0 for a single one without a name.
-        preprocessing: What images must go through first.
-    """
-
-    name: str
-    latent_shape: tuple[int, int, int]
-    qualities: int
-    preprocessing: Preprocessing
-
-
-def model_facts(model_file: bytes, source: str) -> ModelFacts:
-    """Reads what can be told without torch; whether the networks can be used is found out by `tsae.codec`.
-
-    Args:
-        model_file: The whole file.
-        source: Its path, for messages.
-
-    Raises:
-        ModelError: if the file is damaged, of a newer version, or its tables cannot be used.
-    """
-    header, tensors = read_model_file(model_file, source)
-    if any(name.startswith("tables.") for name in tensors):
-        coder = load_entropy_coder(model_file, source)
-        shape, qualities = coder.latent_shape, coder.prior.qualities
-    else:
-        shape, qualities = SEED_LATENT_SHAPE, 0
-    return ModelFacts(header["name"], shape, qualities, Preprocessing.from_json(header["preprocessing"]))
 
 
 def coding_of(quality: int | None) -> int:

@@ -14,7 +14,6 @@ from tsae.archive import Records
 from tsae.codec import Codec, choose_device, shared_codec
 from tsae.errors import CorruptDataError, InputError, ModelError
 from tsae.images import encode_image, encode_lossless, resize
-from tsae.latents import check_quality
 from tsae.signs import draw_signs
 from tsae.zoo import ZOO, read_model_file
 
@@ -90,21 +89,6 @@ def test_a_lossless_image_that_is_none_is_named(codec: Codec, file: bytes) -> No
     with pytest.raises(CorruptDataError, match=r"001\.png: its lossless image: .*restore the file") as caught:
         codec.decode(records)
     assert "\n" not in str(caught.value)
-
-
-def test_a_model_without_qualities_takes_none() -> None:
-    assert check_quality(None, 0, "seed-8x8x8") is None
-    with pytest.raises(InputError, match="quality 3: model seed-8x8x8 has none"):
-        check_quality(3, 0, "seed-8x8x8")
-
-
-def test_a_model_with_qualities_takes_those_and_has_one_by_itself() -> None:
-    assert [check_quality(quality, 8, "tsae") for quality in range(1, 9)] == list(range(1, 9))
-    assert check_quality(None, 8, "tsae") == 5
-    assert check_quality(None, 3, "small") == 3
-    for quality in (0, 9, -1):
-        with pytest.raises(InputError, match=f"quality {quality}: model tsae has 1 to 8"):
-            check_quality(quality, 8, "tsae")
 
 
 def test_a_codec_checks_the_quality(codec: Codec) -> None:

@@ -21,8 +21,8 @@ from tsae.images import decode_image, encode_lossless, resize
 from tsae.inputs import Item, Read, map_inputs, stat_input
 from tsae.jobs import job_folder
 from tsae.jobs.job_folder import CompressJob, TaskResult
-from tsae.latents import model_facts
 from tsae.metrics import psnr_db
+from tsae.model_facts import read_model_facts
 from tsae.paths import ConflictError
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ def _model(job: CompressJob) -> bytes:
 def _build_manifest(results: list[TaskResult], job: CompressJob) -> ar.Manifest:
     """Writes lists and failures table of the new state, and describes it."""
     model = _model(job)
-    facts = model_facts(model, job.model_file)
+    facts = read_model_facts(model, job.model_file)
     pairs = [(replaces, result.shard) for replaces, result in zip(job.replaces, results, strict=True) if result.shard]
     lists = ar.write_lists(
         job.archive,

@@ -12,7 +12,7 @@ from tsae.config import DEFAULT_MODEL
 from tsae.inputs import list_inputs
 from tsae.jobs import job_folder
 from tsae.jobs import plan as planning
-from tsae.latents import DEFAULT_QUALITY
+from tsae.model_facts import DEFAULT_QUALITY
 from tsae.zoo import read_model_file
 
 
