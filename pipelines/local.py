@@ -11,6 +11,7 @@ import collections
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import os
 import signal
 import traceback
 from collections.abc import Callable, Sequence
@@ -165,15 +166,17 @@ def _start(count: int) -> dict[Connection, Any]:
     workers = {}
     for _ in range(count):
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=True)
         process.start()
         theirs.close()
         workers[ours] = process
     return workers
 
 
-def _serve(connection: Connection) -> None:
-    """The life of a worker."""
+def _serve(connection: Connection, environ: dict[str, str]) -> None:
+    """The life of a worker, with the environment that its parent has now: that of the fork may be older."""
+    os.environ.clear()
+    os.environ.update(environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent as well, which ends its workers
     _keep_to_one_thread()
     while True:

@@ -197,6 +197,13 @@ def test_a_bug_in_a_worker_is_told_with_its_place() -> None:
     assert "in times" in str(raised.value)
 
 
+def test_workers_have_the_environment_of_their_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("one", "two"):
+        monkeypatch.setenv("TSAE_TEST", value)
+        with local.Workers(2) as workers:
+            assert workers.call(os.getenv, "TSAE_TEST") == value
+
+
 def test_a_dead_worker_is_an_error_and_not_a_wait() -> None:
     with local.Workers(2) as workers, pytest.raises(InputError, match=r"a worker process ended \(signal 9\)"):
         workers.map(end_itself, [0], None)
