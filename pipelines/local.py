@@ -8,13 +8,17 @@ process, however it ends: their pipe closes.
 from __future__ import annotations
 
 import collections
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
+import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, TypeVar
@@ -29,6 +33,9 @@ SMALL_JOB_IMAGES = 4096
 
 PRELOADED = ["torch", "numba", "pyarrow.parquet", "pyarrow.compute", "PIL.Image", "fsspec", "safetensors.numpy"]
 """What workers share with the process that they are forked from. Nothing of ours: they import that as their parent does."""
+
+TERMINATE_S = 1.0
+"""How long workers have to end by themselves."""
 
 END_S = 5.0
 """How long to wait for a process that was killed."""
@@ -139,11 +146,7 @@ class Workers:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Ends the processes, whatever they are doing."""
-        for connection, process in self._workers.items():
-            process.kill()
-            connection.close()
-        for process in self._workers.values():
-            process.join(END_S)
+        _end(self._workers)
 
 
 class _Applied:
@@ -162,15 +165,60 @@ def _start(count: int) -> dict[Connection, Any]:
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(PRELOADED)
-        multiprocessing.forkserver.ensure_running()
-    workers = {}
-    for _ in range(count):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=True)
-        process.start()
-        theirs.close()
-        workers[ours] = process
+    workers: dict[Connection, Any] = {}
+    try:
+        with _without_main():
+            if "forkserver" in methods:
+                _start_server()
+            for _ in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=True)
+                process.start()
+                theirs.close()
+                workers[ours] = process
+    except OSError as error:
+        _end(workers)
+        reason = error.strerror or error
+        raise InputError(f"{count} worker processes: cannot be started ({reason}); ask for fewer with --workers") from error
+    except BaseException:
+        _end(workers)
+        raise
     return workers
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Within the block, new processes do not run the main script again: they need nothing of it."""
+    main = sys.modules["__main__"]
+    facts = {name: getattr(main, name) for name in ("__spec__", "__file__") if hasattr(main, name)}
+    try:
+        main.__spec__ = None
+        vars(main).pop("__file__", None)
+        yield
+    finally:
+        vars(main).update(facts)
+
+
+def _start_server() -> None:
+    """Starts the process that workers are forked from, such that Ctrl-C ends it without a word."""
+    multiprocessing.resource_tracker.ensure_running()  # first, as it would let SIGINT through again
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _end(workers: dict[Connection, Any]) -> None:
+    """Ends processes, whatever they are doing: first such that they can remove half a file."""
+    for connection, process in workers.items():
+        process.terminate()
+        connection.close()
+    deadline = time.monotonic() + TERMINATE_S
+    for process in workers.values():
+        process.join(max(0.0, deadline - time.monotonic()))
+        process.kill()
+        process.join(END_S)
 
 
 def _serve(connection: Connection, environ: dict[str, str]) -> None:
@@ -178,12 +226,20 @@ def _serve(connection: Connection, environ: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent as well, which ends its workers
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by an exception, which removes half a file
     _keep_to_one_thread()
-    while True:
-        try:
-            connection.send(_outcome(*connection.recv()))
-        except (EOFError, OSError):  # the parent has ended
-            return
+    with contextlib.suppress(EOFError, OSError):  # the parent has ended
+        while True:
+            _answer(connection, _outcome(*connection.recv()))
+
+
+def _answer(connection: Connection, outcome: tuple[Any, Exception | None]) -> None:
+    try:
+        connection.send(outcome)
+    except OSError:
+        raise
+    except Exception:  # what cannot be pickled is a bug as well
+        connection.send((None, RuntimeError(f"in a worker process:\n{traceback.format_exc()}")))
 
 
 def _outcome(function: Callable[[Any, Any], Any], item: Any, job: Any) -> tuple[Any, Exception | None]:

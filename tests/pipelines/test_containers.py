@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import tarfile
@@ -21,6 +22,7 @@ from pipelines import compress
 from pipelines.options import CompressOptions
 from tsae.cli import main
 from tsae.images import decode_image, resize
+from tsae.inputs import reading
 from tsae.jobs import compress as steps
 from tsae.jobs import plan as planning
 
@@ -212,7 +214,6 @@ def test_a_remote_container(ending: str) -> None:
 
 
 def test_a_container_on_s3(s3_folder: str, ending: str) -> None:
-    from tsae import paths
 
     files, members = paths.filesystem(s3_folder)[0], signs(5)
     files.pipe_file(f"{s3_folder}/in/a.{ending}", (write_tar if ending == "tar" else write_table)(members))
@@ -238,3 +239,43 @@ def test_a_file_beside_a_table_is_read_again_when_it_changes(tmp_path: Path) -> 
     (tmp_path / "a.png").write_bytes(image(3))
     assert changes(run(source, archive)) == (0, 1, 0)
     assert_holds(archive, {"a.png": (image(3), None), "b.png": (image(2), None)})
+
+
+def test_a_container_that_cannot_be_opened_once_is_tried_again(
+    tmp_path: Path, write: Callable[[Path, Members], None], ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / f"x.{ending}"
+    write(source, {f"{i}.png": (image(i), None) for i in range(4)})
+    original, calls = reading.check_unchanged, iter([True])
+
+    def failing(*args: Any) -> None:
+        if next(calls, False):
+            raise OSError(5, "Input/output error")
+        original(*args)
+
+    monkeypatch.setattr(reading, "check_unchanged", failing)
+    outcome = compress.run(CompressOptions(str(source), str(tmp_path / "archive")))
+    assert outcome.manifest.counts.failures > 0
+    outcome = compress.run(CompressOptions(str(source), str(tmp_path / "archive")))
+    assert outcome.manifest.counts.failures == 0
+    assert outcome.manifest.counts.images == 4
+
+
+def test_a_job_that_an_earlier_version_has_listed_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its listing has keys and labels only."""
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        (tmp_path / "in" / f"{i}.png").write_bytes(image(i))
+    options = CompressOptions(str(tmp_path / "in"), str(tmp_path / "archive"))
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "run_here", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            compress.run(options)
+    (listing,) = (tmp_path / "archive" / "job").rglob("listing.parquet")
+    file = pq.ParquetFile(listing)
+    groups = [file.read_row_group(group, columns=["key", "label"]) for group in range(file.num_row_groups)]
+    with pq.ParquetWriter(listing, groups[0].schema) as writer:
+        for group in groups:
+            writer.write_table(group)
+    outcome = compress.run(dataclasses.replace(options, resume=True))
+    assert outcome.manifest.counts.images == 4

@@ -211,3 +211,40 @@ def test_a_dead_worker_is_an_error_and_not_a_wait() -> None:
 
 def end_itself(item: int, job: None) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_cannot_be_sent_back_is_a_bug_and_no_death() -> None:
+    with local.Workers(2) as workers, pytest.raises(RuntimeError, match="pickle"):
+        workers.call(os.scandir, "/")
+
+
+def test_too_many_workers_leave_none_behind() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+        "from multiprocessing import active_children\nfrom pipelines import local\nfrom tsae.errors import InputError\n"
+        "try: local.Workers(30)\nexcept InputError as error: print(error, active_children())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "30 worker processes: cannot be started" in done.stdout, done.stderr
+    assert done.stdout.endswith("with --workers []\n")
+
+
+@pytest.mark.parametrize("how", ["file", "stdin"])
+def test_a_script_is_not_run_again_in_its_workers(tmp_path: Path, how: str) -> None:
+    script = "print('once')\nimport os\nfrom pipelines import local\n"
+    script += "with local.Workers(2) as workers: print(workers.map(divmod, [7, 9], 2))\n"
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, *([str(tmp_path / "script.py")] if how == "file" else ["-"])]
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=120, env=environ, cwd=tmp_path)
+    assert done.stdout == "once\n[(3, 1), (4, 1)]\n", done.stderr
+
+
+@pytest.mark.parametrize("after_s", [1.0, 2.0])
+def test_interrupting_a_start_is_one_line(many: Path, tmp_path: Path, after_s: float) -> None:
+    command = [sys.executable, "-m", "tsae", "compress", str(many), str(tmp_path / "archive"), "--workers=2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    time.sleep(after_s)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "tsae: interrupted\n")

@@ -7,7 +7,9 @@ container, that is a tar or Parquet file of images, counts as a folder: its memb
 from tsae.inputs.listing import Item as Item
 from tsae.inputs.listing import Listing as Listing
 from tsae.inputs.listing import Rows as Rows
+from tsae.inputs.listing import fill as fill
 from tsae.inputs.listing import items_of as items_of
+from tsae.inputs.reading import ContainerError as ContainerError
 from tsae.inputs.reading import Read as Read
 from tsae.inputs.reading import State as State
 from tsae.inputs.reading import is_same as is_same

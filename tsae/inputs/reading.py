@@ -26,6 +26,11 @@ Content = tuple[bytes, paths.FileFacts]
 Read = Callable[[], Content]
 """Gives the bytes of an image and the state that they are of; raises `ImageError`, with the reason."""
 
+
+class ContainerError(ImageError):
+    """The container of an image could not be reached; what is in it may be intact."""
+
+
 State = tuple[int | None, str | None]
 """Size in bytes and version; None where one cannot be told."""
 
@@ -131,7 +136,7 @@ def _map_group(function: Callable[[Item, Read], T], items: list[Item], container
 
 
 def _raise(error: Exception) -> Content:
-    raise _unreadable(error) from error
+    raise ContainerError(str(_unreadable(error))) from error
 
 
 def _map_tar(function: Callable[[Item, Read], T], items: list[Item], file: paths.OpenFile) -> list[T]:

@@ -21,8 +21,8 @@ from tsae.inputs.listing import BATCH, COLUMNS, TEXTS, Finding, may_have_fault
 LOCAL_BLOCK_BYTES, REMOTE_BLOCK_BYTES = 2**16, 2**22
 """Read at once."""
 
-READ_ROWS = 64
-"""Images that are in memory at once while they are read."""
+READ_ROWS, READ_BYTES = 64, 2**29
+"""Most images, and bytes, that are in memory at once while they are read."""
 
 READ_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError)
 """What reading a damaged Parquet file raises."""
@@ -95,11 +95,18 @@ def _names(finding: Finding, table: pq.ParquetFile, path: str) -> pa.Array:
     if pa.types.is_struct(kind) and "path" in kind.names:
         names = pa.chunked_array([part.cast(COLUMNS["key"]) for part in _column(table, "image.path")], COLUMNS["key"])
         if not names.null_count and pc.count_distinct(names).as_py() == rows and not pc.any(may_have_fault(names)).as_py():
+            if rows > BATCH and not _ascend(names.combine_chunks()):
+                finding.notes.append(f"{path}: its rows are not in the order of image.path, so it is read many times; sort it")
             return names.combine_chunks()
         if names.null_count < rows:
             finding.notes.append(f"{path}: not each image.path is there, a key, and the only one; keys are row numbers")
     numbers = pa.array(range(rows)).cast(COLUMNS["key"])
     return pc.utf8_lpad(numbers, 9, "0")
+
+
+def _ascend(names: pa.Array) -> bool:
+    """Whether keys in their order find the rows in theirs; else each task reads the whole file."""
+    return bool(pc.all(pc.less(names[:-1], names[1:])).as_py())
 
 
 def _labels(finding: Finding, table: pq.ParquetFile, path: str) -> pa.Array:
@@ -108,7 +115,7 @@ def _labels(finding: Finding, table: pq.ParquetFile, path: str) -> pa.Array:
     if "label" not in schema.names:
         return pa.nulls(table.metadata.num_rows, TEXTS)
     kind = schema.field("label").type
-    if pa.types.is_nested(kind):
+    if pa.types.is_nested(kind) or _is_binary(kind):
         finding.notes.append(f"{path}: its column label is of type {kind}, not number or text; images get no labels")
         return pa.nulls(table.metadata.num_rows, TEXTS)
     names = _class_names(schema) if pa.types.is_integer(kind) else []
@@ -199,7 +206,8 @@ def _group_values(
     """The wanted rows of a row group, which starts at row `start`; `check` is asked whether what was read still counts."""
     remaining = iter(wanted)
     row = next(remaining, None)
-    for batch in table.iter_batches(READ_ROWS, row_groups=[group], columns=["image"], use_threads=False):
+    rows = _rows_at_once(table.metadata, group)
+    for batch in table.iter_batches(rows, row_groups=[group], columns=["image"], use_threads=False):
         if row is not None and row < start + len(batch):
             check()
         while row is not None and row < start + len(batch):
@@ -209,6 +217,12 @@ def _group_values(
             return
         start += len(batch)
     raise ValueError(f"row group {group} ends before row {row}")
+
+
+def _rows_at_once(metadata: pq.FileMetaData, group: int) -> int:
+    """No image takes more than its row group does uncompressed; but by a dictionary, each may take that."""
+    group_bytes = metadata.row_group(group).total_byte_size
+    return int(max(1, min(READ_ROWS, READ_BYTES // max(1, group_bytes))))
 
 
 def _value(cell: Any) -> bytes | str | ValueError:

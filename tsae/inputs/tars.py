@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -194,7 +193,8 @@ def _normal(name: str) -> str:
 
 
 def _add_label(finding: Finding, scan: _Scan, name: str, member: _Member, window: _Window, prefix: str) -> None:
-    stem, ending = os.path.splitext(name)
+    ending = next(ending for ending in LABEL_ENDINGS if name.endswith(ending))
+    stem = name.removesuffix(ending)
     try:
         if member.size_bytes > MAX_HEADER_BYTES:
             raise ValueError(f"{member.size_bytes} bytes")
@@ -202,6 +202,7 @@ def _add_label(finding: Finding, scan: _Scan, name: str, member: _Member, window
         window.seek(member.position)
         text = window.read(member.size_bytes).decode("utf-8-sig")
         label = text.strip() if ending == ".cls" else _json_label(text)
+        (label or "").encode()
     except (ValueError, RecursionError) as error:
         finding.fail(prefix + name, "InputError", f"its label cannot be read ({one_line(error)}); correct the member")
         return
@@ -212,7 +213,7 @@ def _add_label(finding: Finding, scan: _Scan, name: str, member: _Member, window
 def _json_label(text: str) -> str | None:
     fields: Any = json.loads(text)
     label = fields.get("label") if isinstance(fields, dict) else None
-    return str(label) if isinstance(label, (str, int)) else None
+    return str(label) if isinstance(label, (str, int)) and not isinstance(label, bool) else None
 
 
 def _labelled(finding: Finding, scan: _Scan, source: str) -> Iterator[pa.Table]:

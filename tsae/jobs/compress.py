@@ -18,7 +18,7 @@ import tsae
 from tsae import archive as ar
 from tsae.errors import CorruptDataError, FormatError, ImageError, InputError
 from tsae.images import decode_image, encode_lossless, resize
-from tsae.inputs import Item, Read, map_inputs, stat_input
+from tsae.inputs import ContainerError, Item, Read, map_inputs, stat_input
 from tsae.jobs import job_folder
 from tsae.jobs.job_folder import CompressJob, TaskResult
 from tsae.metrics import psnr_db
@@ -99,6 +99,8 @@ def _read_image(root: str, item: Item, read: Read) -> tuple[tuple[int, int], NDA
     """Original size in px, pixels and state of one image; or why not."""
     try:
         data, facts = read()
+    except ContainerError as error:
+        return ar.Failure(item.key, "read", type(error).__name__, str(error))  # of no state, so that the next run tries again
     except ImageError as error:
         return ar.Failure(item.key, "read", type(error).__name__, str(error), *stat_input(root, item))
     try:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from tsae import archive as ar
 from tsae.errors import InputError, TsaeError
-from tsae.inputs import Item, items_of
+from tsae.inputs import Item, fill, items_of
 from tsae.progress import SharedCount
 
 MODEL_FILE = ar.MODEL_FILE
@@ -188,7 +188,7 @@ def read_listing(task: int, job: CompressJob) -> list[Item]:
             table = pq.ParquetFile(file).read_row_group(task, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
-    return items_of(table)
+    return items_of(fill(table))  # a job of an earlier version has listed fewer columns
 
 
 def write_failures(archive: ar.Folder, number: int, failures: Sequence[ar.Failure]) -> ar.FileEntry | None:

@@ -225,3 +225,23 @@ def test_a_file_that_changes_after_it_was_listed_gives_no_wrong_image(tmp_path: 
     write(tmp_path / "in.parquet", ["0", "a", "b"])
     for content in read_all(listing).values():
         assert "has changed since it was listed; run the command again" in str(content)
+
+
+def test_names_out_of_order_are_noted_where_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "BATCH", 2)
+    write(tmp_path / "x.parquet", ["b.png", "a.png", "c.png"])
+    write(tmp_path / "y.parquet", ["a.png", "b.png", "c.png"])
+    listing = list_inputs(str(tmp_path / "x.parquet"))
+    assert list(listing.keys) == ["a.png", "b.png", "c.png"]
+    assert "sort it" in listing.notes[0]
+    assert not list_inputs(str(tmp_path / "y.parquet")).notes
+
+
+def test_large_cells_come_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "READ_BYTES", 1000)
+    cells = [{"bytes": bytes([i]) * 600, "path": f"{i}.png"} for i in range(5)]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "x.parquet")
+    metadata = pq.ParquetFile(tmp_path / "x.parquet").metadata
+    assert tables._rows_at_once(metadata, 0) == 1
+    listing = list_inputs(str(tmp_path / "x.parquet"))
+    assert read_all(listing) == {f"{i}.png": bytes([i]) * 600 for i in range(5)}

@@ -366,3 +366,18 @@ def test_a_tar_that_changes_after_it_was_listed_gives_no_wrong_image(tmp_path: P
         assert "has changed since it was listed; run the command again" in content
     (tmp_path / "in.tar").unlink()
     assert all("No such file" in str(content) for content in read_all(listing).values())
+
+
+@pytest.mark.parametrize(
+    ("member", "content"), [("a/.json", b'{"label": "7"}'), ("1.json", b'{"label": "\\ud800"}'), (".cls", b"7")]
+)
+def test_an_odd_label_member_costs_only_itself(tmp_path: Path, member: str, content: bytes) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"1.png": b"A", member: content, "2.png": b"B", "2.cls": b"two"}))
+    listing = list_inputs(str(tmp_path / "x.tar"))
+    assert listing.labels == {"2.png": "two"}
+    assert list(listing.keys) == ["1.png", "2.png"]
+
+
+def test_a_label_that_is_true_or_false_is_none(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"1.png": b"A", "1.json": b'{"label": true}'}))
+    assert list_inputs(str(tmp_path / "x.tar")).labels == {}
