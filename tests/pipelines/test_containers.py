@@ -20,6 +20,7 @@ from PIL import Image
 import tsae
 from pipelines import compress
 from pipelines.options import CompressOptions
+from tsae import paths
 from tsae.cli import main
 from tsae.images import decode_image, resize
 from tsae.inputs import reading
