@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from rd.run_facts import run_facts
 
 from tsae.checkpoint import LearnedWeights, model_from_bytes
+from tsae.coding.exact import FixedPointNetwork
 from tsae.coding.learned import BATCH, from_patches, to_patches
 from tsae.data import load_images
-from tsae.entropy import EntropyCoder
-from tsae.fixed_point import FixedPointNetwork
+from tsae.entropy.coder import EntropyCoder
 from tsae.metrics import psnr_db
 from tsae.training import variable_rate
 from tsae.training.export import trainable
@@ -37,8 +37,8 @@ TIMED_IMAGES = 256
 
 def run_network(network: FixedPointNetwork, values: NDArray[np.int16], quality: int) -> NDArray[np.float32]:
     """Integers `[N, 8, 8, C]` through a network, a batch at a time."""
-    parts = [torch.from_numpy(values[i : i + BATCH["cpu"]].astype(np.float32)) for i in range(0, len(values), BATCH["cpu"])]
-    return np.concatenate([network.run(part.permute(0, 3, 1, 2), quality).numpy() for part in parts])
+    parts = [values[i : i + BATCH["cpu"]].astype(np.float32) for i in range(0, len(values), BATCH["cpu"])]
+    return np.concatenate([network.run(part.transpose(0, 3, 1, 2), quality) for part in parts])
 
 
 @torch.no_grad()

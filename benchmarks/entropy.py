@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rd.run_facts import run_facts
 
 from tsae.checkpoint import LearnedWeights, model_from_bytes
+from tsae.coding.exact import FixedPointNetwork
 from tsae.coding.learned import to_patches
 from tsae.data import load_images
-from tsae.entropy import EntropyCoder
-from tsae.entropy import kernels as k
+from tsae.entropy import arrays as k
+from tsae.entropy.coder import EntropyCoder
 from tsae.entropy.prior import Prior
-from tsae.fixed_point import FixedPointNetwork
 from tsae.zoo import read_model_file
 
 BATCHES = (1, 64, 1024)
@@ -155,8 +154,8 @@ class NumpyDecoder:
 def encode(weights: LearnedWeights, coder: EntropyCoder, images: NDArray[np.uint8], quality: int) -> list[bytes]:
     """The streams of images at just that quality."""
     analysis = FixedPointNetwork(weights.analysis)
-    y = analysis.run(torch.from_numpy(to_patches(images).astype(np.float32)).permute(0, 3, 1, 2), quality)
-    return coder.encode(coder.quantize(y.numpy().astype(np.int32), quality), quality)
+    y = analysis.run(to_patches(images).astype(np.float32).transpose(0, 3, 1, 2), quality)
+    return coder.encode(coder.quantize(y.astype(np.int32), quality), quality)
 
 
 def best_us(functions: Sequence[Callable[[], Any]], images: int) -> list[float]:
@@ -186,7 +185,6 @@ def main() -> None:
     parser.add_argument("--model", default="tsae")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "entropy.json")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     weights = model_from_bytes(read_model_file(args.model), args.model).weights
     assert isinstance(weights, LearnedWeights), "a model with entropy coding is needed"
     images = load_images(args.data).images

@@ -42,7 +42,7 @@ def main() -> None:
     weights = model_from_bytes(model_file, args.model).weights
     if not isinstance(weights, SeedWeights):
         sys.exit(f"{args.model}: its latents are never floats; name a model of the architecture {SeedWeights.architecture}")
-    network = weights.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = weights.to_network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     codec = Codec.from_bytes(model_file, args.model)
     records = codec.encode(images)
     bce, float_psnrs = evaluate(network, images, "cpu")

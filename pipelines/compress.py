@@ -103,7 +103,7 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
             return Outcome(files.manifest, 0, changes)
         tasks, failures = changes.tasks, changes.failures
     with _start_workers(options, sum(len(task.rows) for task in tasks), len(tasks), flags) as workers:
-        workers.call(check_model, model_file, options.model, options.device)
+        workers.call_each(check_model, model_file, options.model, options.device)
         job = plan(listing, tasks, archive, model_file, settings, base, changes is not None, failures, options.device)
         return _run_job(job, changes, workers, flags)
 

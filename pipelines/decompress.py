@@ -65,7 +65,7 @@ def run(options: DecompressOptions, flags: Sequence[str] = ()) -> Counts:
     is_shared = not any(path.startswith("memory://") for path in (options.archive, options.output))
     count = 1 if flags else local.choose_workers(options.workers, options.cores, images, shards, is_shared)
     with local.Workers(count) as workers:
-        workers.call(check_model, job)
+        workers.call_each(check_model, job)
         with watch(images, "decompressing") as progress:
             return _run_job(dataclasses.replace(job, progress=progress), list(range(shards)), workers, flags)
 

@@ -1,6 +1,6 @@
 """The local engine: the steps of a job on all cores of this machine, in worker processes or in this one. No Beam, no torch.
 
-Workers are forked from one process that has imported torch and the like once, so that many start as fast as one. The
+Workers are forked from one process that has imported numpy and the like once, so that many start as fast as one. The
 work is handed out task by task over a pipe to each; a worker that dies ends the job at once, and workers end with this
 process, however it ends: their pipe closes.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import gc
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
@@ -24,15 +25,18 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tsae.errors import InputError, TsaeError
+from tsae.imports import do_without_pandas
 
 T = TypeVar("T")
 J = TypeVar("J")
 
 SMALL_JOB_IMAGES = 4096
-"""Up to this, one shard and some 3 s of work, a job stays in this process."""
+"""Up to this, one shard and some 2 s of work, a job stays in this process."""
 
-PRELOADED = ["torch", "numba", "pyarrow.parquet", "pyarrow.compute", "PIL.Image", "fsspec", "safetensors.numpy"]
+PRELOADED = ["onnxruntime", "onnx", "pyarrow.parquet", "pyarrow.compute", "PIL.Image", "fsspec", "safetensors.numpy"]
 """What workers share with the process that they are forked from. Nothing of ours: they import that as their parent does."""
+
+HAS_FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
 
 TERMINATE_S = 1.0
 """How long workers have to end by themselves."""
@@ -76,25 +80,41 @@ def choose_workers(wanted: int | None, cores: int, images: int, tasks: int, is_s
     return max(1, min(cores if wanted is None else wanted, tasks))
 
 
+def start_early(workers: int | None, cores: int, flags: Sequence[str]) -> None:
+    """Begins what workers will wait for, while the job is still being listed, if there may be any.
+
+    Args:
+        workers: What the user gave as `--workers`.
+        cores: Of this machine.
+        flags: For Beam.
+    """
+    if HAS_FORKSERVER and not flags and (cores if workers is None else workers) > 1:
+        with contextlib.suppress(OSError):  # which then says so once workers are needed
+            _start_server()
+
+
 class Workers:
     """Processes that call functions, or for a single one this process; as a context manager, they end with the block."""
 
     def __init__(self, count: int) -> None:
-        """Starts them, which takes as long as importing torch.
+        """Starts them.
 
         Args:
             count: How many; 1 is this process itself.
         """
         self._workers = _start(count) if count > 1 else {}
 
-    def call(self, function: Callable[..., T], *args: Any) -> T:
-        """What one of them returns for a function and its arguments, which must be fit for pickle.
+    def call_each(self, function: Callable[..., T], *args: Any) -> list[T]:
+        """What a function returns in each of them, called in all at once: what it loads they all have.
 
         Raises:
-            TsaeError: if the function does, or the process ended.
+            TsaeError: if the function does, or a process ended.
         """
-        result: T = self.map(_Applied(function), [args], None)[0]
-        return result
+        if not self._workers:
+            return [function(*args)]
+        for connection in self._workers:
+            self._send(connection, (_Applied(function), args, None))
+        return [self._receive(connection) for connection in self._workers]
 
     def map(self, function: Callable[[Any, J], T], items: Sequence[Any], job: J) -> list[T]:
         """What the function returns for each item and the job, in their order; idle workers take the next item.
@@ -103,7 +123,6 @@ class Workers:
             TsaeError: the first that a function raises, or that a worker process ended.
         """
         if not self._workers:
-            _keep_to_one_thread()
             return [function(item, job) for item in items]
         results: dict[int, T] = {}
         left = collections.deque(enumerate(items))
@@ -161,14 +180,11 @@ class _Applied:
 
 def _start(count: int) -> dict[Connection, Any]:
     """Processes by the connections to them."""
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload(PRELOADED)
+    context: Any = multiprocessing.get_context("forkserver" if HAS_FORKSERVER else "spawn")
     workers: dict[Connection, Any] = {}
     try:
         with _without_main():
-            if "forkserver" in methods:
+            if HAS_FORKSERVER:
                 _start_server()
             for _ in range(count):
                 ours, theirs = context.Pipe()
@@ -200,7 +216,8 @@ def _without_main() -> Iterator[None]:
 
 
 def _start_server() -> None:
-    """Starts the process that workers are forked from, such that Ctrl-C ends it without a word."""
+    """Starts the process that workers are forked from, if it does not run, such that Ctrl-C ends it without a word."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
     multiprocessing.resource_tracker.ensure_running()  # first, as it would let SIGINT through again
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -227,7 +244,8 @@ def _serve(connection: Connection, environ: dict[str, str]) -> None:
     os.environ.update(environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent as well, which ends its workers
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by an exception, which removes half a file
-    _keep_to_one_thread()
+    do_without_pandas()
+    gc.freeze()  # else each collection would copy what is shared with the process that this one was forked from
     with contextlib.suppress(EOFError, OSError):  # the parent has ended
         while True:
             _answer(connection, _outcome(*connection.recv()))
@@ -249,10 +267,3 @@ def _outcome(function: Callable[[Any, Any], Any], item: Any, job: Any) -> tuple[
         return None, error
     except Exception:  # a bug, of which the parent must tell where it was
         return None, RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
-
-
-def _keep_to_one_thread() -> None:
-    """With a process for each core, torch's own threads would only contend: 3 times slower when measured."""
-    import torch
-
-    torch.set_num_threads(1)

@@ -125,18 +125,12 @@ def _count_images(result: WriteResult) -> WriteResult:
 
 
 class _WithCodec(beam.DoFn):
-    """Maps a function that uses a codec; loads the codec before the first element, and keeps torch to one thread.
-
-    With a process per core, torch's own threads would only contend: 3 times slower when measured.
-    """
+    """Maps a function that uses a codec; loads the codec before the first element."""
 
     def __init__(self, function: Callable[[Any, Any], Any], load_codec: Callable[[Any], Any], job: Any) -> None:
         self._function, self._load_codec, self._job = function, load_codec, job
 
     def setup(self) -> None:
-        import torch
-
-        torch.set_num_threads(1)
         self._load_codec(self._job)
 
     def process(self, element: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = [
-    {"tsae.config", "tsae.errors", "tsae.paths", "tsae.progress"},
+    {"tsae.config", "tsae.errors", "tsae.imports", "tsae.paths", "tsae.progress"},
     {"tsae.images", "tsae.metrics", "tsae.quantize", "tsae.entropy", "tsae.signs", "tsae.sheet"},
     {
         "tsae.archive",
@@ -24,7 +24,7 @@ LAYERS = [
         "tsae.zoo",
         "pipelines.options",
     },
-    {"tsae.model", "tsae.fixed_point", "tsae.checkpoint"},
+    {"tsae.model", "tsae.fixed_point", "tsae.backends", "tsae.checkpoint"},
     {"tsae.coding", "tsae.codec", "tsae.reader"},
     {
         "tsae.training",

@@ -1,7 +1,5 @@
 """`python -m tsae` is the command line."""
 
-import sys
+from tsae.cli import main_of_program
 
-from tsae.cli import main
-
-sys.exit(main())
+main_of_program()

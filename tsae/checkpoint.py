@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
+import numpy as np
 from numpy.typing import NDArray
 
-from tsae.config import Preprocessing
+from tsae.config import SEED_LATENT_SHAPE, Preprocessing
 from tsae.entropy import GRID, LATENT_LIMIT, Prior
 from tsae.errors import ModelError
 from tsae.fixed_point import FixedPointTransform
-from tsae.model import SeedAutoencoder
 from tsae.model_file import Tensors, below, fingerprint, read_model_file, write_model_file
 from tsae.quantize import LatentQuantizer
 from tsae.zoo import ZOO
@@ -25,35 +24,51 @@ PIXEL_LIMIT = 128
 PATCH = 48
 """Values of a patch of 4x4 pixels."""
 
+if TYPE_CHECKING:
+    from tsae.model import SeedAutoencoder
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SeedWeights:
     """`seed-8x8x8`: floating-point networks, latents stored as 8-bit integers.
 
     Attributes:
-        network: In evaluation mode, on the CPU.
+        network: Its tensors by torch's names: float32, but counters of batches, which are int64.
         quantizer: Fitted to the network's latents.
     """
 
     architecture: ClassVar[str] = "seed-8x8x8"
     qualities: ClassVar[int] = 0
+    latent_shape: ClassVar[tuple[int, int, int]] = SEED_LATENT_SHAPE
 
-    network: SeedAutoencoder
+    network: Tensors
     quantizer: LatentQuantizer
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """`[C, H, W]`."""
-        return self.network.latent_shape
+    @classmethod
+    def of(cls, network: SeedAutoencoder, quantizer: LatentQuantizer) -> SeedWeights:
+        """Copies what a network has learned."""
+        return cls(
+            {name: np.atleast_1d(t.detach().cpu().numpy().copy()) for name, t in network.state_dict().items()}, quantizer
+        )
+
+    def to_network(self) -> SeedAutoencoder:
+        """A network for torch, in evaluation mode, on the CPU."""
+        import torch
+
+        from tsae.model import SeedAutoencoder
+
+        network = SeedAutoencoder()
+        network.load_state_dict({name: torch.from_numpy(t.copy()) for name, t in self.network.items()})
+        return network.eval()
 
     @property
     def parameters(self) -> int:
         """How many numbers were learned."""
-        return sum(p.numel() for p in self.network.parameters())
+        return sum(t.size for name, t in self.network.items() if name.endswith((".weight", ".bias")))
 
     def to_tensors(self) -> Tensors:
         """The network's tensors below `network.`, and `quantizer.scale` and `quantizer.offset`, float32 `[C]`."""
-        tensors = {f"network.{name}": t.detach().cpu().numpy() for name, t in self.network.state_dict().items()}
+        tensors = {f"network.{name}": t for name, t in self.network.items()}
         return {**tensors, "quantizer.scale": self.quantizer.scale, "quantizer.offset": self.quantizer.offset}
 
     @classmethod
@@ -63,20 +78,59 @@ class SeedWeights:
         Raises:
             ValueError: if they do not fit.
         """
-        network = SeedAutoencoder()
-        try:
-            network.load_state_dict({name: torch.from_numpy(t.copy()) for name, t in below(tensors, "network.").items()})
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(f"weights do not fit {cls.architecture}: {error}") from error
-        if not all(bool(torch.isfinite(t).all()) for t in network.state_dict().values()):
-            raise ValueError("weights that are not finite numbers")
+        network = {name: np.atleast_1d(t) for name, t in below(tensors, "network.").items()}
+        _check_seed_tensors(network)
         try:
             quantizer = LatentQuantizer(tensors["quantizer.scale"], tensors["quantizer.offset"])
         except (KeyError, ValueError, TypeError) as error:
             raise ValueError(f"unusable quantiser ({error})") from error
-        if quantizer.scale.shape != network.latent_shape[:1]:
-            raise ValueError(f"{quantizer.scale.size} scales for {network.latent_shape[0]} channels")
-        return cls(network.eval(), quantizer)
+        if quantizer.scale.shape != cls.latent_shape[:1]:
+            raise ValueError(f"{quantizer.scale.size} scales for {cls.latent_shape[0]} channels")
+        return cls(network, quantizer)
+
+
+SEED_CONVOLUTIONS = {
+    "g_a.0": (64, 3),
+    "g_a.4": (32, 64),
+    "g_a.8": (8, 32),
+    "g_s.0": (8, 32),
+    "g_s.3": (32, 64),
+    "g_s.6": (3, 64),
+}
+"""Layers of the seed's network and the first two axes of their weights; those of 3x3 follow."""
+
+SEED_NORMS = {"g_a.1": 64, "g_a.5": 32, "g_s.1": 32, "g_s.4": 64}
+"""Batch normalisations and their channels."""
+
+
+COUNTER = "num_batches_tracked"
+"""Of each batch normalisation, for torch."""
+
+
+def _seed_shapes() -> dict[str, tuple[int, ...]]:
+    """Tensors of the seed's network by name."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (first, second) in SEED_CONVOLUTIONS.items():
+        is_transposed = name in ("g_s.0", "g_s.3")
+        shapes |= {f"{name}.weight": (first, second, 3, 3), f"{name}.bias": (second if is_transposed else first,)}
+    for name, channels in SEED_NORMS.items():
+        shapes |= {f"{name}.{what}": (channels,) for what in ("weight", "bias", "running_mean", "running_var")}
+        shapes[f"{name}.{COUNTER}"] = (1,)
+    return shapes
+
+
+def _check_seed_tensors(network: Tensors) -> None:
+    shapes = _seed_shapes()
+    wrong = sorted(network.keys() ^ shapes.keys())
+    wrong += [name for name in sorted(network.keys() & shapes.keys()) if not _is_seed_tensor(name, network[name], shapes[name])]
+    if wrong:
+        raise ValueError(f"weights do not fit {SeedWeights.architecture}: {', '.join(wrong)}")
+    if not all(np.isfinite(t).all() for t in network.values()):
+        raise ValueError("weights that are not finite numbers")
+
+
+def _is_seed_tensor(name: str, tensor: NDArray[Any], shape: tuple[int, ...]) -> bool:
+    return tensor.shape == shape and tensor.dtype == (np.int64 if name.endswith(COUNTER) else np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

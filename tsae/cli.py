@@ -19,6 +19,7 @@ from tsae.config import DEFAULT_MODEL
 from tsae.errors import TsaeError
 
 if TYPE_CHECKING:
+    from pipelines.options import CompressOptions, DecompressOptions
     from tsae.archive import Failure
     from tsae.jobs.update import Changes
 
@@ -46,6 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 some inputs failed or keys are not there, 2 refused, 70 a bug, 130 or 143 interrupted.
     """
     return _guarded(_parse, sys.argv[1:] if argv is None else argv)
+
+
+def main_of_program() -> NoReturn:
+    """The process of `tsae`, which is nobody else's."""
+    from tsae.imports import do_without_pandas
+
+    do_without_pandas()
+    sys.exit(main())
 
 
 def main_of_pipeline(command: str, argv: Sequence[str]) -> int:
@@ -215,13 +224,23 @@ def _train(args: argparse.Namespace, flags: list[str]) -> int:
     return 0
 
 
+def _start_early(options: CompressOptions | DecompressOptions, flags: list[str]) -> None:
+    """Has workers started in the meantime: what `pipelines.compress` imports takes as long."""
+    from pipelines import local
+
+    local.start_early(options.workers, options.cores, flags)
+
+
 def _compress(args: argparse.Namespace, flags: list[str]) -> int:
-    from pipelines import compress
     from pipelines import options as job_options
+
+    options = job_options.compress_options(args)
+    _start_early(options, flags)
+    from pipelines import compress
     from tsae.reader import open_archive
 
     started_s = time.monotonic()
-    outcome = compress.run(job_options.compress_options(args), flags)
+    outcome = compress.run(options, flags)
     seconds, counts, failed = time.monotonic() - started_s, outcome.manifest.counts, outcome.manifest.counts.failures
     skipped = f", {_count(counts.skipped, 'other file')} skipped" if counts.skipped else ""
     lossless = f", {counts.lossless} stored losslessly as well" if counts.lossless else ""
@@ -241,12 +260,15 @@ def _describe_changes(changes: Changes) -> str:
 
 
 def _decompress(args: argparse.Namespace, flags: list[str]) -> int:
-    from pipelines import decompress
     from pipelines import options as job_options
+
+    options = job_options.decompress_options(args)
+    _start_early(options, flags)
+    from pipelines import decompress
     from tsae.jobs.decompress import failures_file, read_failures
 
     started_s = time.monotonic()
-    counts = decompress.run(job_options.decompress_options(args), flags)
+    counts = decompress.run(options, flags)
     seconds = time.monotonic() - started_s
     there = f", {counts.present} there already" if counts.present else ""
     print(f"{args.output}: {counts.written} images written{there}{_failed(counts.failed)}, {_rate(counts.written, seconds)}")

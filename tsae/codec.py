@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tsae.archive import Records, shown
 from tsae.checkpoint import LearnedWeights, Model, SeedWeights, model_from_bytes
-from tsae.coding.learned import LearnedCoding
-from tsae.coding.seed import SeedCoding
 from tsae.config import Preprocessing
 from tsae.errors import CorruptDataError, ImageError, InputError
 from tsae.images import decode_lossless
@@ -25,9 +25,27 @@ def choose_device(wanted: str) -> str:
     Raises:
         InputError: if "cuda" is wanted and there is none.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda: this torch sees no GPU; use --device cpu, or auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    if wanted == "cuda" and not _has_gpu():
+        raise InputError("device cuda: torch sees no GPU; use --device cpu, or auto")
+    return ("cuda" if _has_gpu() else "cpu") if wanted == "auto" else wanted
+
+
+GPU_DRIVERS = ("libcuda.so.1", "nvcuda.dll")
+"""Library of the GPU's driver, by system."""
+
+
+@functools.cache
+def _has_gpu() -> bool:
+    """Whether torch can use a GPU; where there is no driver for one, torch need not be imported to know."""
+    for name in GPU_DRIVERS:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name)
+            break
+    else:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 class LatentCoding(Protocol):
@@ -130,7 +148,14 @@ class Codec:
 
 
 def _make_coding(weights: SeedWeights | LearnedWeights, device: str) -> LatentCoding:
-    return SeedCoding(weights, device) if isinstance(weights, SeedWeights) else LearnedCoding(weights, device)
+    """Imports what it needs only: that of the entropy coder takes as long as everything else."""
+    if isinstance(weights, SeedWeights):
+        from tsae.coding.seed import SeedCoding
+
+        return SeedCoding(weights, device)
+    from tsae.coding.learned import LearnedCoding
+
+    return LearnedCoding(weights, device)
 
 
 def _decode_lossless(key: str, file: bytes) -> NDArray[np.uint8]:

@@ -1,11 +1,8 @@
-"""Networks in fixed point: every activation is an integer and every sum exact, whatever device and order compute it.
+"""Transforms in fixed point: every activation is an integer and every sum exact, whatever computes it in whatever order.
 
-Weights and activations are integers held in float32, in which all integers up to 2^24 are exact. `Layer` makes sure that no
-sum can leave that range, so neither the order of a sum, nor the batch size, nor fused multiply-add can change a result.
-There are only 1x1 and depthwise 5x5 convolutions, so that Winograd's transforms have no place; NNPACK, which some builds of
-torch take for batches of 16 and more, would transform all the same, and is switched off. On a GPU the integers are held in
-float64, which no setting makes less exact. Each network is compared with 64-bit integers when it is made, at several batch
-sizes, and a device that does not agree is refused.
+Weights and activations can be held in float32, in which all integers up to 2^24 are exact: `Layer` makes sure that no sum can
+leave that range, so neither the order of a sum, nor the batch size, nor fused multiply-add can change a result. What computes
+them fast is `tsae.coding.exact`'s matter; `FixedPointTransform.run` says what must come of it.
 """
 
 from __future__ import annotations
@@ -15,12 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
-
-from tsae.errors import ModelError
 
 EXACT_LIMIT = 2**24
 """All integers up to this magnitude are exact in float32."""
@@ -36,9 +28,6 @@ HIDDEN_LIMIT = 2047
 
 KERNEL = 5
 """Side of the depthwise kernels."""
-
-PROVEN_BATCHES = (1, 2, 16, 17, 64)
-"""Batch sizes at which a network is compared with integers when it is made."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,6 +131,11 @@ class FixedPointTransform:
         return max(len(layer.bias) for layer in self.layers)
 
     @property
+    def blocks(self) -> int:
+        """How many there are of mix, expand and reduce."""
+        return len(self.layers) // 3
+
+    @property
     def parameters(self) -> int:
         """Number of weights and biases."""
         return sum(layer.weight.size + layer.bias.size for layer in self.layers)
@@ -205,76 +199,18 @@ def _divide(layer: Layer, total: NDArray[np.int64], quality: int) -> NDArray[np.
     return np.asarray(rounded >> shift[:, None, None])
 
 
-class FixedPointNetwork:
-    """A `FixedPointTransform` on one device. Holds no state between calls; safe to share."""
-
-    def __init__(self, transform: FixedPointTransform, device: str = "cpu") -> None:
-        """Divides the weights by their power of two, which is exact, so that a convolution gives results in units.
-
-        Args:
-            transform: The integers.
-            device: "cpu" or "cuda".
-
-        Raises:
-            ModelError: if this device, as torch is set up, does not compute exactly.
-        """
-        self.transform = transform
-        self._device = device
-        self._dtype = torch.float64 if device == "cuda" else torch.float32  # TF32 is for float32 only
-        torch.backends.nnpack.set_flags(False)  # type: ignore[no-untyped-call]
-        self._weights = [self._weight(layer, is_mix) for layer, is_mix in zip(transform.layers, _mixes(transform), strict=True)]
-        self._biases = [self._bias(layer) for layer in transform.layers]
-        self._prove()
-
-    def _weight(self, layer: Layer, is_mix: bool) -> Tensor:
-        scaled = torch.from_numpy(layer.weight.astype(np.float32) * np.float32(2.0) ** -layer.shift.astype(np.float32)[:, None])
-        shaped = scaled.view(-1, 1, KERNEL, KERNEL) if is_mix else scaled[:, :, None, None]
-        return shaped.to(self._device, self._dtype, memory_format=torch.channels_last)
-
-    def _bias(self, layer: Layer) -> Tensor:
-        """With the half that makes rounding down round to the nearest, by quality."""
-        half = np.int64(1) << (layer.shift.astype(np.int64) - 1)
-        scaled = (layer.bias + half).astype(np.float32) * np.float32(2.0) ** -layer.shift.astype(np.float32)
-        rows = torch.from_numpy(np.broadcast_to(scaled, (self.transform.qualities, scaled.shape[1])).copy())
-        return rows.to(self._device, self._dtype)
-
-    def _prove(self) -> None:
-        """Compares with integers, at the limits of the inputs, and at batch sizes for which libraries choose differently."""
-        limit = self.transform.input_limit
-        x = np.random.default_rng(0).choice(np.array([-limit, -limit // 3, 0, limit]), (2, self.transform.inputs, 8, 8))
-        expected = self.transform.run(x, 1)
-        for size in PROVEN_BATCHES:
-            batch, answer = (np.resize(values, (size, *values.shape[1:])) for values in (x, expected))
-            found = self.run(torch.from_numpy(batch.astype(np.float32)).to(memory_format=torch.channels_last), 1)
-            if not np.array_equal(found.cpu().numpy(), answer):
-                raise ModelError(
-                    f"device {self._device}: torch {torch.__version__} does not compute exactly as it is set up; "
-                    'call torch.set_float32_matmul_precision("highest"), or decode on another device'
-                )
-
-    @torch.inference_mode()
-    def run(self, x: Tensor, quality: int) -> Tensor:
-        """Maps integers to integers, exactly as `FixedPointTransform.run`.
-
-        Args:
-            x: Integers in float32 `[B, inputs, 8, 8]`, channels last, within the input limit; on any device.
-            quality: 1 to the number of qualities.
-
-        Returns:
-            Integers `[B, outputs, 8, 8]`, in float32 or float64, on the network's device.
-        """
-        weights, biases = self._weights, [bias[quality - 1] for bias in self._biases]
-        t = functional.conv2d(x.to(self._device, self._dtype), weights[0], biases[0])
-        t.floor_().clamp_(-STREAM_LIMIT, STREAM_LIMIT)
-        for n in range(1, len(weights) - 1, 3):
-            mixed = functional.conv2d(t, weights[n], biases[n], padding=KERNEL // 2, groups=t.shape[1])
-            mixed.floor_().clamp_(-MIX_LIMIT, MIX_LIMIT)
-            hidden = functional.conv2d(mixed, weights[n + 1], biases[n + 1]).floor_().clamp_(0, HIDDEN_LIMIT)
-            added = functional.conv2d(hidden, weights[n + 2], biases[n + 2]).floor_()
-            t.add_(added).clamp_(-STREAM_LIMIT, STREAM_LIMIT)
-        return functional.conv2d(t, weights[-1], biases[-1]).floor_()
+def is_mix(transform: FixedPointTransform, number: int) -> bool:
+    """Whether a layer is a depthwise convolution."""
+    return 0 < number < len(transform.layers) - 1 and number % 3 == 1
 
 
-def _mixes(transform: FixedPointTransform) -> list[bool]:
-    last = len(transform.layers) - 1
-    return [0 < number < last and number % 3 == 1 for number in range(last + 1)]
+def scaled_layer(transform: FixedPointTransform, number: int, quality: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weight `[outputs, inputs]` and bias `[outputs]` of a layer divided by its power of two, which is exact.
+
+    The bias contains the half that makes rounding down round to the nearest, so that `floor(weight * x + bias)` is the result.
+    """
+    layer = transform.layers[number]
+    factor = np.float32(2.0) ** -layer.shift.astype(np.float32)
+    half = np.int64(1) << (layer.shift.astype(np.int64) - 1)
+    bias = layer.bias[min(quality, len(layer.bias)) - 1] + half
+    return layer.weight.astype(np.float32) * factor[:, None], bias.astype(np.float32) * factor

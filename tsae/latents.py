@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsae.archive import ENTROPY_CODED, Coding, Records, int8_latents, shown
-from tsae.entropy import EntropyCoder, Prior
+from tsae.entropy import Prior
+from tsae.entropy.coder import EntropyCoder
 from tsae.errors import CorruptDataError, FormatError, ModelError
 from tsae.model_file import below, read_model_file
 

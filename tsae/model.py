@@ -6,22 +6,10 @@ reconstructions `x_hat` in 0..1 with `synthesis`.
 
 from __future__ import annotations
 
-import copy
-from typing import cast
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tsae.config import SEED_LATENT_SHAPE
-
-
-def to_network_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Images uint8 `[N, H, W, 3]` to what networks take: float32 `[N, 3, H, W]` in 0..1, channels last in memory."""
-    scaled = images.astype(np.float32) / np.float32(255)
-    return np.asarray(scaled.transpose(0, 3, 1, 2))
 
 
 class SeedAutoencoder(nn.Module):
@@ -78,32 +66,3 @@ def _convolution(channels_in: int, channels_out: int) -> list[nn.Module]:
 def _upsampling(channels_in: int, channels_out: int) -> list[nn.Module]:
     convolution = nn.ConvTranspose2d(channels_in, channels_out, 3, stride=2, padding=1, output_padding=1)
     return [convolution, nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01), nn.ReLU()]
-
-
-def fold_batch_norm(network: SeedAutoencoder) -> SeedAutoencoder:
-    """A copy for inference in which each batch normalisation is folded into the convolution before it.
-
-    `bn(conv(x)) = s (W x + b - mean) / sd + t` is again a convolution, with weights `W s / sd`; it saves two passes
-    over the activations per layer.
-
-    Args:
-        network: A network in evaluation mode; it is not changed.
-
-    Returns:
-        The folded copy, in evaluation mode, with no gradients.
-    """
-    folded = copy.deepcopy(network).eval().requires_grad_(False)
-    folded.g_a = _fold(folded.g_a)
-    folded.g_s = _fold(folded.g_s)
-    return folded
-
-
-def _fold(layers: nn.Sequential) -> nn.Sequential:
-    folded: list[nn.Module] = []
-    for layer in layers:
-        if isinstance(layer, nn.BatchNorm2d):
-            convolution = cast(nn.Conv2d, folded.pop())
-            folded.append(fuse_conv_bn_eval(convolution, layer, isinstance(convolution, nn.ConvTranspose2d)))
-        else:
-            folded.append(layer)
-    return nn.Sequential(*folded).eval()

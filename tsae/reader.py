@@ -19,7 +19,7 @@ from tsae.errors import FormatError
 
 if TYPE_CHECKING:
     from tsae.codec import Codec
-    from tsae.entropy import EntropyCoder
+    from tsae.entropy.coder import EntropyCoder
 
 ROW_COLUMNS = ["key", "width", "height", "label", "psnr_db"]
 """What `Archive.rows` tells of each image."""

@@ -18,8 +18,8 @@ from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, R
 from apache_beam.ml.inference.pytorch_inference import PytorchModelHandlerTensor, make_tensor_model_fn
 from PIL import Image
 
-from peers.shared import BATCH, SCHEMA, load_weights, run_program, to_pixels
-from tsae.model import SeedAutoencoder, fold_batch_norm
+from peers.shared import BATCH, SCHEMA, fold_batch_norm, load_weights, run_program, to_pixels
+from tsae.model import SeedAutoencoder
 from tsae.quantize import LatentQuantizer
 
 

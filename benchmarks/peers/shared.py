@@ -6,12 +6,13 @@ into a folder of Parquet files with columns `path` and `latent` (512 levels of 8
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +20,10 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tsae.model import SeedAutoencoder, fold_batch_norm
+from tsae.model import SeedAutoencoder
 from tsae.model_file import below, read_model_file
 from tsae.quantize import LatentQuantizer
 
@@ -57,6 +60,35 @@ def load_weights() -> SeedWeights:
     network.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in below(tensors, "network.").items()})
     folded = fold_batch_norm(network).to(memory_format=torch.channels_last)
     return SeedWeights(folded, LatentQuantizer(tensors["quantizer.scale"], tensors["quantizer.offset"]))
+
+
+def fold_batch_norm(network: SeedAutoencoder) -> SeedAutoencoder:
+    """A copy for inference in which each batch normalisation is folded into the convolution before it.
+
+    `bn(conv(x)) = s (W x + b - mean) / sd + t` is again a convolution, with weights `W s / sd`; it saves two passes
+    over the activations per layer.
+
+    Args:
+        network: A network in evaluation mode; it is not changed.
+
+    Returns:
+        The folded copy, in evaluation mode, with no gradients.
+    """
+    folded = copy.deepcopy(network).eval().requires_grad_(False)
+    folded.g_a = _fold(folded.g_a)
+    folded.g_s = _fold(folded.g_s)
+    return folded
+
+
+def _fold(layers: nn.Sequential) -> nn.Sequential:
+    folded: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            convolution = cast(nn.Conv2d, folded.pop())
+            folded.append(fuse_conv_bn_eval(convolution, layer, isinstance(convolution, nn.ConvTranspose2d)))
+        else:
+            folded.append(layer)
+    return nn.Sequential(*folded).eval()
 
 
 class SeedEncoder:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tsae.checkpoint import LearnedWeights, model_from_bytes
 from tsae.config import DEFAULT_MODEL
-from tsae.entropy import EntropyCoder
+from tsae.entropy.coder import EntropyCoder
 from tsae.images import resize
 from tsae.signs import draw_signs
 from tsae.zoo import read_model_file

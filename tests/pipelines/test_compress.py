@@ -72,7 +72,7 @@ def test_worker_count_and_runner_change_no_byte(
     run(signs_dir, tmp_path / "two", workers=2)
     kinds = [name.partition("/")[0] for name in files_of(tmp_path / "one")]
     assert sorted(set(kinds)) == ["lists", "manifest.json", "model.safetensors", "provenance", "shards"]
-    assert (kinds.count("lists"), kinds.count("shards"), kinds.count("provenance")) == (1, 5, 5)
+    assert (kinds.count("lists"), kinds.count("shards"), kinds.count("provenance")) == (1, 8, 8)
     assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
     assert streams(tsae.open_archive(str(tmp_path / "one"))) == streams(tsae.open_archive(str(archive_dir)))
 

@@ -22,12 +22,12 @@ from tsae.signs import draw_signs
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc")
 
-IMAGES = 9000
+IMAGES = 20_000
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough images for three shards and some seconds of work."""
+    """Enough images for eight shards and some seconds of work."""
     folder = tmp_path_factory.mktemp("many") / "images"
     folder.mkdir()
     file = io.BytesIO()
@@ -180,7 +180,7 @@ def test_results_come_in_the_order_of_items(count: int) -> None:
     with local.Workers(count) as workers:
         assert workers.map(times, [5, 1, 2], 10) == [50, 10, 20]
         assert workers.map(times, [], 10) == []
-        assert workers.call(times, 7, 2) == 14
+        assert workers.call_each(times, 7, 2) == [14] * count
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -201,7 +201,7 @@ def test_workers_have_the_environment_of_their_start(monkeypatch: pytest.MonkeyP
     for value in ("one", "two"):
         monkeypatch.setenv("TSAE_TEST", value)
         with local.Workers(2) as workers:
-            assert workers.call(os.getenv, "TSAE_TEST") == value
+            assert workers.call_each(os.getenv, "TSAE_TEST") == [value] * 2
 
 
 def test_a_dead_worker_is_an_error_and_not_a_wait() -> None:
@@ -215,7 +215,7 @@ def end_itself(item: int, job: None) -> None:
 
 def test_what_cannot_be_sent_back_is_a_bug_and_no_death() -> None:
     with local.Workers(2) as workers, pytest.raises(RuntimeError, match="pickle"):
-        workers.call(os.scandir, "/")
+        workers.call_each(os.scandir, "/")
 
 
 def test_too_many_workers_leave_none_behind() -> None:

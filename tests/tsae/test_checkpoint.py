@@ -1,6 +1,5 @@
 """Models in their files: what goes in comes out, and nothing that is not a whole model of ours gets through."""
 
-import copy
 import io
 import json
 import pickle
@@ -26,7 +25,7 @@ def build(seed: int = 0, **training: Any) -> Model:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     scale, offset = rng.uniform(0.01, 0.1, 8).astype(np.float32), rng.normal(0, 1, 8).astype(np.float32)
-    weights = SeedWeights(SeedAutoencoder().eval(), LatentQuantizer(scale, offset))
+    weights = SeedWeights.of(SeedAutoencoder(), LatentQuantizer(scale, offset))
     return Model("test-model", weights, training=training or {"epochs": 3})
 
 
@@ -70,7 +69,7 @@ def test_round_trip(data: bytes) -> None:
     assert_same(model, read)
     assert (read.name, read.training) == ("test-model", {"epochs": 3})
     assert read.preprocessing == Preprocessing()
-    assert not read.weights.network.training
+    assert not read.weights.to_network().training
     assert (read.weights.qualities, read.weights.latent_shape, read.weights.parameters) == (0, (8, 8, 8), 45_515)
 
 
@@ -84,8 +83,8 @@ def test_equal_models_give_equal_bytes_and_others_do_not(data: bytes) -> None:
 
 def test_how_tensors_lie_in_memory_does_not_matter(data: bytes) -> None:
     model = build()
-    network = copy.deepcopy(model.weights.network).to(memory_format=torch.channels_last)
-    assert model_to_bytes(Model(model.name, SeedWeights(network, model.weights.quantizer), training=model.training)) == data
+    network = model.weights.to_network().to(memory_format=torch.channels_last)
+    assert model_to_bytes(Model(model.name, SeedWeights.of(network, model.weights.quantizer), training=model.training)) == data
 
 
 def test_other_programs_find_plain_safetensors_with_a_json_header(data: bytes) -> None:
@@ -160,7 +159,7 @@ def test_pickles_are_refused_and_not_run() -> None:
             return ran.append, (1,)
 
     checkpoint = io.BytesIO()
-    torch.save(build().weights.network.state_dict(), checkpoint)
+    torch.save(build().weights.to_network().state_dict(), checkpoint)
     for bad in (pickle.dumps(Trap()), checkpoint.getvalue()):
         reason_of(bad)
     assert ran == []

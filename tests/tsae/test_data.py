@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tsae.coding.seed import to_network_input
 from tsae.data import LEAKED_TRACK, ImageSet, load_images, split_images
 from tsae.errors import ImageError, InputError
 from tsae.images import decode_image, encode_image, resize
-from tsae.model import to_network_input
 from tsae.signs import draw_signs, write_signs
 
 FILES = [encode_image(sign.image) for sign in draw_signs(6, seed=2)]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional
 
+from tsae.backends import Network, fixed_point_network
+from tsae.backends import onnx as onnx_backend
+from tsae.backends import torch as torch_backend
+from tsae.coding import exact
+from tsae.coding.exact import FixedPointNetwork
 from tsae.errors import ModelError
 from tsae.fixed_point import (
     EXACT_LIMIT,
@@ -19,7 +24,6 @@ from tsae.fixed_point import (
     KERNEL,
     MIX_LIMIT,
     STREAM_LIMIT,
-    FixedPointNetwork,
     FixedPointTransform,
     Layer,
 )
@@ -61,8 +65,19 @@ def draw_inputs(seed: int, batch: int) -> np.ndarray:
     return x
 
 
-def run(network: FixedPointNetwork, x: np.ndarray, quality: int, memory_format: torch.memory_format) -> np.ndarray:
-    return network.run(torch.from_numpy(x.astype(np.float32)).contiguous(memory_format=memory_format), quality).numpy()
+def run(network: FixedPointNetwork, x: np.ndarray, quality: int) -> np.ndarray:
+    return network.run(x.astype(np.float32), quality)
+
+
+@pytest.fixture(params=["onnx", "torch"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both compute on the CPU here; what is meant for a GPU too."""
+    computed_by(importlib.import_module(f"tsae.backends.{request.param}").fixed_point, monkeypatch)
+    return str(request.param)
+
+
+def computed_by(fixed_point: Callable[[FixedPointTransform, int, str], Network], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "fixed_point_network", fixed_point)
 
 
 @pytest.fixture(params=[1, 2])
@@ -76,25 +91,30 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 # Exactness
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "channels_last"])
 @pytest.mark.parametrize("batch", [1, 7, 64])
-def test_the_network_is_exact(threads: int, batch: int, memory_format: torch.memory_format) -> None:
+def test_the_network_is_exact(backend: str, threads: int, batch: int) -> None:
     for seed in range(4):
         transform = draw_transform(seed)
         network, x = FixedPointNetwork(transform), draw_inputs(seed, batch)
         for quality in (1, QUALITIES):
-            np.testing.assert_array_equal(run(network, x, quality, memory_format), transform.run(x, quality))
+            np.testing.assert_array_equal(run(network, x, quality), transform.run(x, quality))
+
+
+def test_how_inputs_lie_in_memory_does_not_matter(backend: str) -> None:
+    transform, x = draw_transform(3), draw_inputs(3, 5)
+    channels_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(run(FixedPointNetwork(transform), channels_last, 1), transform.run(x, 1))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 16, 17, 64])
-def test_without_mkldnn_it_is_exact_too(threads: int, batch: int) -> None:
+def test_torch_without_mkldnn_is_exact_too(threads: int, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else torch would take NNPACK for some batch sizes, which is not exact."""
+    computed_by(torch_backend.fixed_point, monkeypatch)
     with torch.backends.mkldnn.flags(enabled=False):
         for seed in range(3):
             transform = draw_transform(seed)
             network, x = FixedPointNetwork(transform), draw_inputs(seed, batch)
-            for memory_format in (torch.contiguous_format, torch.channels_last):
-                np.testing.assert_array_equal(run(network, x, 2, memory_format), transform.run(x, 2))
+            np.testing.assert_array_equal(run(network, x, 2), transform.run(x, 2))
 
 
 def test_the_test_reaches_the_limits() -> None:
@@ -115,15 +135,15 @@ def test_the_test_reaches_the_limits() -> None:
 @settings(max_examples=15, deadline=None, derandomize=True)
 def test_any_network_is_exact(seed: int, blocks: int) -> None:
     transform, x = draw_transform(seed, blocks), draw_inputs(seed, 3)
-    found = run(FixedPointNetwork(transform), x, 2 if blocks else 1, torch.channels_last)
+    found = run(FixedPointNetwork(transform), x, 2 if blocks else 1)
     np.testing.assert_array_equal(found, transform.run(x, 2 if blocks else 1))
 
 
-def test_an_image_does_not_depend_on_its_neighbours() -> None:
+def test_an_image_does_not_depend_on_its_neighbours(backend: str) -> None:
     network, x = FixedPointNetwork(draw_transform(1)), draw_inputs(1, 20)
-    whole = run(network, x, 2, torch.channels_last)
+    whole = run(network, x, 2)
     for row in range(0, 20, 3):
-        np.testing.assert_array_equal(run(network, x[row : row + 1], 2, torch.channels_last), whole[row : row + 1])
+        np.testing.assert_array_equal(run(network, x[row : row + 1], 2), whole[row : row + 1])
 
 
 def test_the_reference_is_what_its_docstring_says() -> None:
@@ -288,52 +308,57 @@ def test_tensors_come_back() -> None:
 # A device that does not compute exactly
 
 
-def to_bfloat16(x: torch.Tensor) -> torch.Tensor:
-    return x.bfloat16().float()
+def to_bfloat16(x: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(x).bfloat16().float().numpy()
 
 
-def to_tensor_float_32(x: torch.Tensor) -> torch.Tensor:
+def to_tensor_float_32(x: np.ndarray) -> np.ndarray:
     """Cuts to 10 bits behind the point, as a GPU does that is set to faster arithmetic."""
-    return (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
+    return (np.ascontiguousarray(x).view(np.int32) & ~0x1FFF).view(np.float32)
 
 
-@pytest.mark.parametrize("rounded", [to_bfloat16, to_tensor_float_32, lambda x: x * (1 + 2**-20)])
-def test_a_device_that_computes_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch, rounded: object) -> None:
-    exact = functional.conv2d
+def spoilt(spoil: Callable[[np.ndarray], np.ndarray]) -> Callable[[FixedPointTransform, int, str], Network]:
+    """A backend of which the results are changed."""
 
-    def inexact(x: torch.Tensor, weight: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        return exact(rounded(x), rounded(weight), *args, **kwargs)  # type: ignore[operator]
+    def fixed_point(transform: FixedPointTransform, quality: int, device: str) -> Network:
+        network = fixed_point_network(transform, quality, device)
+        return lambda x: spoil(network(x))
 
-    transform = draw_transform(2)
-    FixedPointNetwork(transform)
-    monkeypatch.setattr(functional, "conv2d", inexact)
-    with pytest.raises(ModelError, match=r'device cpu: torch .* does not compute exactly .*"highest"') as caught:
-        FixedPointNetwork(transform)
+    return fixed_point
+
+
+def assert_refused() -> None:
+    with pytest.raises(ModelError, match=r'device cpu: does not compute exactly .*"highest"') as caught:
+        FixedPointNetwork(draw_transform(2))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rounded", [to_bfloat16, to_tensor_float_32, lambda x: x * np.float32(1 + 2**-20)])
+def test_a_device_that_computes_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, rounded: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """The weights of every layer, as a faster arithmetic would take them."""
+    FixedPointNetwork(draw_transform(2))
+    scaled = onnx_backend.scaled_layer
+
+    def inexact(transform: FixedPointTransform, number: int, quality: int) -> tuple[np.ndarray, np.ndarray]:
+        weight, bias = scaled(transform, number, quality)
+        return rounded(weight), bias
+
+    monkeypatch.setattr(onnx_backend, "scaled_layer", inexact)
+    assert_refused()
 
 
 @pytest.mark.parametrize("wrong", [1, 2, 16, 17])
 def test_a_device_that_is_wrong_at_one_batch_size_is_refused(monkeypatch: pytest.MonkeyPatch, wrong: int) -> None:
-    exact = functional.conv2d
-
-    def sometimes_off(x: torch.Tensor, weight: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        y = exact(x, weight, *args, **kwargs)  # type: ignore[arg-type]
-        return y + 1 if len(x) == wrong and len(weight) == OUTPUTS else y
-
-    monkeypatch.setattr(functional, "conv2d", sometimes_off)
-    with pytest.raises(ModelError, match="does not compute exactly"):
-        FixedPointNetwork(draw_transform(2))
+    computed_by(spoilt(lambda y: y + 1 if len(y) == wrong else y), monkeypatch)
+    assert_refused()
 
 
 def test_a_single_wrong_output_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = functional.conv2d
-
-    def off_by_one(x: torch.Tensor, weight: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        y = exact(x, weight, *args, **kwargs)  # type: ignore[arg-type]
-        if len(weight) == OUTPUTS:
-            y[-1, -1, -1, -1] += 1
+    def spoil(y: np.ndarray) -> np.ndarray:
+        y[-1, -1, -1, -1] += 1
         return y
 
-    monkeypatch.setattr(functional, "conv2d", off_by_one)
-    with pytest.raises(ModelError, match="does not compute exactly"):
-        FixedPointNetwork(draw_transform(2))
+    computed_by(spoilt(spoil), monkeypatch)
+    assert_refused()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tsae.archive import ENTROPY_CODED, Coding, Records, bare_records, concatenate
 from tsae.codec import Codec
-from tsae.entropy import EntropyCoder
+from tsae.entropy.coder import EntropyCoder
 from tsae.errors import CorruptDataError, FormatError, ModelError
 from tsae.images import resize
 from tsae.latents import coding_of, decode_symbols, is_entropy_coded, load_entropy_coder, stored_latents

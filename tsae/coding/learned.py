@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tsae.archive import Records, bare_records
 from tsae.checkpoint import PATCH, LearnedWeights
+from tsae.coding.exact import FixedPointNetwork
 from tsae.config import IMAGE_SIZE_PX
-from tsae.entropy import GRID, EntropyCoder
-from tsae.fixed_point import FixedPointNetwork
+from tsae.entropy import GRID
+from tsae.entropy.coder import EntropyCoder
 from tsae.images import encode_lossless
 from tsae.latents import coding_of, decode_symbols
 
@@ -165,9 +165,8 @@ class LearnedCoding:
         return images
 
     def _run(self, network: FixedPointNetwork, values: NDArray[np.int16], quality: int) -> NDArray[np.float32]:
-        """Maps integers, channels last in memory for the encoder, through a network."""
-        y = network.run(torch.from_numpy(values.astype(np.float32)).permute(0, 3, 1, 2), quality)
-        return np.asarray(y.cpu().numpy())
+        """Maps integers, channels last, through a network."""
+        return network.run(values.astype(np.float32).transpose(0, 3, 1, 2), quality)
 
 
 def to_patches(images: NDArray[np.uint8]) -> NDArray[np.int16]:

@@ -7,29 +7,33 @@ What that does and does not promise is said, with figures, in `docs/FORMAT.md`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tsae.archive import Coding, Records, bare_records, int8_latents
+from tsae.backends import Network, seed_networks
+from tsae.backends.layers import seed_layers
 from tsae.checkpoint import SeedWeights
-from tsae.model import fold_batch_norm, to_network_input
 
-ANALYSIS_BATCH = {"cpu": 16, "cuda": 1024}
-"""Images per call when encoding: on a CPU, activations of 16 images stay in cache (fastest of 1 to 32 within noise)."""
+ANALYSIS_BATCH = {"cpu": 8, "cuda": 1024}
+"""Images per call when encoding: on a CPU, activations of 8 images stay in cache (fastest of 1 to 64 within noise)."""
 
-SYNTHESIS_BATCH = {"cpu": 2, "cuda": 1024}
-"""Images per call when decoding: 390 us an image for 2, 353 for 4, 364 for 16, and one alone waits for its whole batch."""
+SYNTHESIS_BATCH = {"cpu": 1, "cuda": 1024}
+"""Images per call when decoding: on a CPU, more at once gain nothing, and one alone waits for no other."""
+
+
+def to_network_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Images uint8 `[N, H, W, 3]` to what the networks take: float32 `[N, 3, H, W]` in 0..1."""
+    scaled: NDArray[np.float32] = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    scaled /= np.float32(255)
+    return scaled
 
 
 class SeedCoding:
     """`seed-8x8x8` on one device."""
 
     def __init__(self, weights: SeedWeights, device: str) -> None:
-        """Folds the batch normalisation and moves the network.
+        """Folds the batch normalisation and makes the networks.
 
         Args:
             weights: Of the model.
@@ -38,11 +42,11 @@ class SeedCoding:
         self._quantizer = weights.quantizer
         self._latent_shape = weights.latent_shape
         self._device = device
-        self._network = fold_batch_norm(weights.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._networks = seed_networks(seed_layers(weights.network), device)
 
     def encode(self, images: NDArray[np.uint8], quality: int | None) -> Records:
         """Encodes uint8 `[N, 32, 32, 3]` to streams of int8 `[C, H, W]`; there are no qualities."""
-        y = self._run(self._network.analysis, to_network_input(images), ANALYSIS_BATCH[self._device])
+        y = self._run(self._networks.analysis, to_network_input(images), ANALYSIS_BATCH[self._device])
         streams = [latents.tobytes() for latents in self._quantizer.quantize(y)]
         return bare_records(streams, np.full(len(streams), int(Coding.LATENTS_INT8), np.uint8), [None] * len(streams))
 
@@ -61,17 +65,16 @@ class SeedCoding:
             CorruptDataError: as `latents`.
         """
         y_hat = self._quantizer.dequantize(self.latents(records))
-        x_hat = self._run(self._network.synthesis, y_hat, SYNTHESIS_BATCH[self._device])
+        x_hat = self._run(self._networks.synthesis, y_hat, SYNTHESIS_BATCH[self._device])
         pixels: NDArray[np.uint8] = np.rint(x_hat * np.float32(255)).astype(np.uint8)
         return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
-    @torch.inference_mode()
-    def _run(self, function: Callable[[Tensor], Tensor], inputs: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    def _run(self, network: Network, inputs: NDArray[np.float32], size: int) -> NDArray[np.float32]:
         """Maps float32 `[N, C, H, W]` through a network, in micro-batches of one size."""
         outputs = []
-        for start in range(0, len(inputs), size):
+        for start in range(0, max(len(inputs), 1), size):
             part = inputs[start : start + size]
-            filled = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.float32)])
-            batch = torch.from_numpy(filled).to(self._device).contiguous(memory_format=torch.channels_last)
-            outputs.append(function(batch)[: len(part)].contiguous().cpu().numpy())
-        return np.concatenate(outputs) if outputs else function(torch.zeros(1, *inputs.shape[1:]))[:0].cpu().numpy()
+            if len(part) < size:
+                part = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.float32)])
+            outputs.append(network(part))
+        return np.concatenate(outputs)[: len(inputs)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tsae.entropy.kernels import (
+from tsae.entropy.arrays import (
     GRID,
     LATENT_LIMIT,
     SPARE_BYTES,
@@ -16,9 +16,8 @@ from tsae.entropy.kernels import (
     STEP_UNITS,
     STREAM_BYTES_A_SYMBOL,
     SYMBOL_LIMIT,
-    Workspace,
-    code_images,
 )
+from tsae.entropy.kernels import Workspace, code_images
 from tsae.entropy.prior import Prior
 from tsae.errors import CorruptDataError
 

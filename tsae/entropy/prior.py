@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tsae.entropy.kernels import (
+from tsae.entropy.arrays import (
     ACTIVATION_LIMIT,
     CAUSAL_COLUMNS,
     CAUSAL_REACH,
@@ -18,6 +18,7 @@ from tsae.entropy.kernels import (
     CELLS,
     FIELD_SHIFT,
     GRID,
+    LANES,
     LATENT_LIMIT,
     MAGNITUDES,
     OFFSETS,
@@ -26,8 +27,8 @@ from tsae.entropy.kernels import (
     ROW,
     SYMBOL_LIMIT,
     PriorArrays,
+    room,
 )
-from tsae.entropy.vectors import LANES, room
 
 T = TypeVar("T", bound=np.generic)
 

@@ -8,34 +8,19 @@ bounds. Sums are of 32 bits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
-T = TypeVar("T", bound=np.generic)
-
-LANES = 32
-"""Numbers at once: the units of the hidden field of packaged models; what is not a multiple of it is filled up."""
+from tsae.entropy.arrays import LANES
 
 INT32 = ir.IntType(32)
 WIDE = ir.VectorType(INT32, LANES)
 
-LINE_BYTES = 64
-"""A cache line, and the widest vector of today's processors: vectors that lie across two lines are slow."""
-
 Lowering = Callable[[Any, ir.IRBuilder, Any, Any], Any]
-
-
-def room(size: int, dtype: type[T]) -> NDArray[T]:
-    """A flat array that starts with a cache line; what is in it is undefined."""
-    data = np.empty(size * np.dtype(dtype).itemsize + LINE_BYTES, np.uint8)
-    start = -data.ctypes.data % LINE_BYTES
-    return data[start : start + size * np.dtype(dtype).itemsize].view(dtype)
 
 
 def _place(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index: Any, lanes: int) -> tuple[Any, int]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tsae.checkpoint import PATCH, PIXEL_LIMIT, LearnedWeights, Model
-from tsae.entropy import kernels
+from tsae.entropy import arrays
 from tsae.entropy.prior import Prior
 from tsae.fixed_point import EXACT_LIMIT, HIDDEN_LIMIT, MIX_LIMIT, STREAM_LIMIT, FixedPointTransform, Layer
 from tsae.training.variable_rate import (
@@ -112,7 +112,7 @@ def _rounded(
 def round_as_exported(network: VariableRateAutoencoder) -> None:
     """Makes the trainable network round weights and activations as its export will, so that training can make up for it."""
     pixels = fixed_transform(network.g_a, PIXEL_LIMIT, PIXEL_BITS, LATENT_BITS, 1.0)
-    latents = fixed_transform(network.g_s, kernels.LATENT_LIMIT, LATENT_BITS, 0, GREY_LEVELS)
+    latents = fixed_transform(network.g_s, arrays.LATENT_LIMIT, LATENT_BITS, 0, GREY_LEVELS)
     for transform, fixed, bits, gain in (
         (network.g_a, pixels, (PIXEL_BITS, LATENT_BITS), 1.0),
         (network.g_s, latents, (LATENT_BITS, 0), GREY_LEVELS),
@@ -181,7 +181,7 @@ def _fill(target: Pointwise | nn.Conv2d, layer: Layer, input_bits: int, output_b
 
 
 def _fill_prior(network: VariableRateAutoencoder, fixed: Prior) -> None:
-    prior, taps = network.prior, kernels.CAUSAL_TAPS
+    prior, taps = network.prior, arrays.CAUSAL_TAPS
     field_scale = torch.tensor([2.0 ** (FIELD_BITS - LATENT_BITS), 2.0 ** (FIELD_BITS - MAGNITUDE_BITS)])
     field = torch.from_numpy(fixed.field_weight).float() / field_scale[:, None]  # [C, 9, 2, H]
     first = 0
@@ -199,7 +199,7 @@ def _fill_prior(network: VariableRateAutoencoder, fixed: Prior) -> None:
         getattr(prior, f"{name}_causal").zero_().flatten(1)[:, :taps] = _float(getattr(fixed, f"{name}_causal"), bits)
     log_gain = torch.log2(_float(fixed.gain, GAIN_BITS))
     network.log_gain.copy_(log_gain)
-    network.log_step.copy_(torch.log2(_float(fixed.step, LATENT_BITS + kernels.STEP_SHIFT)) + log_gain)
+    network.log_step.copy_(torch.log2(_float(fixed.step, LATENT_BITS + arrays.STEP_SHIFT)) + log_gain)
     offset = 0.5 / SCALE_ROWS_AN_OCTAVE - LEAST_LOG_SCALE
     prior.scale_quality.copy_(_float(fixed.log_gain, PREDICTION_BITS) - offset - log_gain)
 
@@ -219,19 +219,19 @@ def fixed_prior(network: VariableRateAutoencoder, images: NDArray[np.uint8]) -> 
     """
     prior, sizes = network.prior, network.sizes
     counts, used = _count_symbols(network, images)
-    cumulative = [_frequencies(_logistic(*divmod(table, kernels.OFFSETS)), row) for table, row in enumerate(counts)]
-    reaches = [_reach(table // kernels.OFFSETS) for table in range(len(counts))]
+    cumulative = [_frequencies(_logistic(*divmod(table, arrays.OFFSETS)), row) for table, row in enumerate(counts)]
+    reaches = [_reach(table // arrays.OFFSETS) for table in range(len(counts))]
     latent_bits, magnitude_bits = FIELD_BITS - LATENT_BITS, FIELD_BITS - MAGNITUDE_BITS
     field = torch.cat([torch.stack(part.split(part.shape[1] // 2, 1)).permute(2, 3, 4, 0, 1) for part in prior.field_weights])
     unseen = torch.zeros(sizes.channels - len(field), *field.shape[1:])  # nothing comes after the last slice
-    own = prior.own_weights.flatten(3)[..., : kernels.CAUSAL_TAPS].permute(0, 3, 2, 1)
+    own = prior.own_weights.flatten(3)[..., : arrays.CAUSAL_TAPS].permute(0, 3, 2, 1)
     field_scale = torch.tensor([2.0**latent_bits, 2.0**magnitude_bits])[:, None]
     log_gain = network.log_gain + prior.scale_quality - LEAST_LOG_SCALE + 0.5 / SCALE_ROWS_AN_OCTAVE
     return Prior(
         slices=np.array(sizes.slices, np.int32),
         active=used.astype(np.uint8),
         gain=_int(torch.exp2(network.log_gain), GAIN_BITS),
-        step=_int(torch.exp2(network.log_step - network.log_gain), LATENT_BITS + kernels.STEP_SHIFT),
+        step=_int(torch.exp2(network.log_step - network.log_gain), LATENT_BITS + arrays.STEP_SHIFT),
         log_gain=_int(log_gain, PREDICTION_BITS),
         field_start=_int(prior.field_quality, FIELD_BITS),
         field_position=_int(prior.field_position.flatten(1).T, FIELD_BITS),
@@ -239,11 +239,11 @@ def fixed_prior(network: VariableRateAutoencoder, images: NDArray[np.uint8]) -> 
         own_weight=_int(own * field_scale, 0, np.int16),
         mean_start=_int(prior.mean_start.flatten(1), PREDICTION_BITS),
         mean_head=_int(prior.mean_head, HEAD_BITS, np.int16),
-        mean_causal=_int(prior.mean_causal.flatten(1)[:, : kernels.CAUSAL_TAPS], PREDICTION_BITS - LATENT_BITS),
+        mean_causal=_int(prior.mean_causal.flatten(1)[:, : arrays.CAUSAL_TAPS], PREDICTION_BITS - LATENT_BITS),
         scale_start=_int(prior.scale_start.flatten(1), PREDICTION_BITS),
         scale_head=_int(prior.scale_head, HEAD_BITS, np.int16),
-        scale_causal=_int(prior.scale_causal.flatten(1)[:, : kernels.CAUSAL_TAPS], PREDICTION_BITS - MAGNITUDE_BITS),
-        magnitude=_int(torch.log2(1.0 + torch.arange(kernels.MAGNITUDES)), MAGNITUDE_BITS),
+        scale_causal=_int(prior.scale_causal.flatten(1)[:, : arrays.CAUSAL_TAPS], PREDICTION_BITS - MAGNITUDE_BITS),
+        magnitude=_int(torch.log2(1.0 + torch.arange(arrays.MAGNITUDES)), MAGNITUDE_BITS),
         table_least=np.array([-reach for reach in reaches], np.int32),
         table_first=np.cumsum([0] + [len(table) for table in cumulative], dtype=np.int32),
         cumulative=np.concatenate(cumulative).astype(np.uint16),
@@ -264,7 +264,7 @@ def _logistic(row: int, offset: int) -> NDArray[np.float64]:
     """Probability of each difference within reach, and last of all others, float64 `[2 reach + 2]`."""
     reach = _reach(row)
     slope = LOGISTIC_SLOPE / 2 ** (row / SCALE_ROWS_AN_OCTAVE + LEAST_LOG_SCALE)
-    edges = np.arange(-reach, reach + 2) - 0.5 - (offset - kernels.OFFSETS // 2) / kernels.OFFSETS
+    edges = np.arange(-reach, reach + 2) - 0.5 - (offset - arrays.OFFSETS // 2) / arrays.OFFSETS
     below = 0.5 * (1 + np.tanh(0.5 * slope * edges))
     above = 0.5 * (1 - np.tanh(0.5 * slope * edges))
     inside = np.where(edges[:-1] > 0, above[:-1] - above[1:], below[1:] - below[:-1])  # the difference of the smaller ones
@@ -278,7 +278,7 @@ def _frequencies(expected: NDArray[np.float64], counts: NDArray[np.int64]) -> ND
     inside = counts[middle - reach : middle + reach + 1]
     seen = np.append(inside, counts.sum() - inside.sum())
     p = np.maximum((seen + PSEUDO_COUNT * expected) / (seen.sum() + PSEUDO_COUNT), LEAST_PROBABILITY)
-    total = 1 << kernels.PROBABILITY_BITS
+    total = 1 << arrays.PROBABILITY_BITS
     frequencies = 1 + np.floor(p / p.sum() * (total - len(p))).astype(np.int64)
     frequencies[np.argmax(frequencies)] += total - frequencies.sum()
     return np.concatenate([[0], np.cumsum(frequencies)])
@@ -286,7 +286,7 @@ def _frequencies(expected: NDArray[np.float64], counts: NDArray[np.int64]) -> ND
 
 def _count_symbols(network: VariableRateAutoencoder, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """How often each table codes each difference from the mean, and which channels are used at which quality."""
-    tables, width = TABLE_ROWS * kernels.OFFSETS, 2 * _reach(TABLE_ROWS - 1) + 1
+    tables, width = TABLE_ROWS * arrays.OFFSETS, 2 * _reach(TABLE_ROWS - 1) + 1
     counts = np.zeros(tables * width, np.int64)
     chosen = np.random.default_rng(0).permutation(len(images))[:FIT_IMAGES]
     used = np.zeros((QUALITIES, network.sizes.channels), np.int64)
@@ -294,7 +294,7 @@ def _count_symbols(network: VariableRateAutoencoder, images: NDArray[np.uint8]) 
         for part in np.array_split(np.sort(chosen), max(1, len(chosen) // FIT_BATCH)):
             x = to_patches(torch.from_numpy(images[part]))
             rows, offsets, differences, symbols = network.predictions(x, torch.full((len(x),), quality))
-            table = np.clip(rows, 0, TABLE_ROWS - 1) * kernels.OFFSETS + offsets
+            table = np.clip(rows, 0, TABLE_ROWS - 1) * arrays.OFFSETS + offsets
             difference = np.clip(differences, -(width // 2), width // 2) + width // 2
             counts += np.bincount((table * width + difference).ravel(), minlength=len(counts))
             used[quality] += (symbols != 0).sum((0, 2, 3))
@@ -312,5 +312,5 @@ def export(name: str, network: VariableRateAutoencoder, images: NDArray[np.uint8
     """
     network = copy.deepcopy(network).cpu().requires_grad_(False)
     analysis = fixed_transform(network.g_a, PIXEL_LIMIT, PIXEL_BITS, LATENT_BITS, 1.0)
-    synthesis = fixed_transform(network.g_s, kernels.LATENT_LIMIT, LATENT_BITS, 0, GREY_LEVELS)
+    synthesis = fixed_transform(network.g_s, arrays.LATENT_LIMIT, LATENT_BITS, 0, GREY_LEVELS)
     return Model(name, LearnedWeights(analysis, synthesis, fixed_prior(network, images)), training=facts)

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tsae.checkpoint import Model, SeedWeights
+from tsae.coding.seed import to_network_input
 from tsae.data import ImageSet
 from tsae.errors import InputError
 from tsae.metrics import psnr_db
-from tsae.model import SeedAutoencoder, to_network_input
+from tsae.model import SeedAutoencoder
 from tsae.quantize import LatentQuantizer, fit_quantizer
 from tsae.training.config import TrainConfig
 from tsae.training.start import read_start
@@ -26,7 +27,7 @@ most; what storing in 8 bits costs, 0.02 dB, leaves nothing to win there."""
 
 
 def _start(config: TrainConfig) -> SeedAutoencoder:
-    return SeedAutoencoder() if config.start is None else read_start(config.start, SeedWeights).network
+    return SeedAutoencoder() if config.start is None else read_start(config.start, SeedWeights).to_network()
 
 
 class SeedRecipe:
@@ -90,7 +91,7 @@ class SeedRecipe:
     def finish(self, training: ImageSet, facts: dict[str, Any]) -> Model:
         """The model, with a quantiser fitted to the training images."""
         network = self.network.cpu().eval()
-        return Model(self.config.model, SeedWeights(network, _fit(network, training)), training=facts)
+        return Model(self.config.model, SeedWeights.of(network, _fit(network, training)), training=facts)
 
 
 @torch.no_grad()

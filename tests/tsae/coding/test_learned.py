@@ -25,7 +25,7 @@ from tsae.coding.learned import (
     is_better_lossless,
     to_patches,
 )
-from tsae.entropy import EntropyCoder
+from tsae.entropy.coder import EntropyCoder
 from tsae.errors import CorruptDataError
 from tsae.images import encode_lossless
 from tsae.metrics import psnr_db

@@ -9,9 +9,9 @@ import torch
 from tsae.archive import Coding
 from tsae.checkpoint import Model, SeedWeights, model_from_bytes
 from tsae.codec import Codec
+from tsae.coding.seed import to_network_input
 from tsae.errors import CorruptDataError
 from tsae.metrics import psnr_db
-from tsae.model import to_network_input
 from tsae.zoo import read_model_file
 
 
@@ -73,7 +73,7 @@ def test_pixels_do_not_depend_on_how_many_images_come_together(codec: Codec, ima
 
 def test_codec_does_what_model_and_quantizer_do(codec: Codec, weights: SeedWeights, images: np.ndarray) -> None:
     """The folded network in micro-batches against the plain one: levels at most one apart, mean PSNR within 0.01 dB."""
-    network, quantizer = weights.network, weights.quantizer
+    network, quantizer = weights.to_network(), weights.quantizer
     with torch.no_grad():
         q = quantizer.quantize(network.analysis(torch.from_numpy(to_network_input(images))).numpy())
         x_hat = network.synthesis(torch.from_numpy(quantizer.dequantize(q))).numpy()
@@ -87,7 +87,7 @@ def test_codec_does_what_model_and_quantizer_do(codec: Codec, weights: SeedWeigh
 
 def test_eight_bits_cost_at_most_a_tenth_of_a_decibel(images: np.ndarray, codec: Codec, weights: SeedWeights) -> None:
     with torch.no_grad():
-        x_hat = torch.sigmoid(weights.network(torch.from_numpy(to_network_input(images)))).numpy()
+        x_hat = torch.sigmoid(weights.to_network()(torch.from_numpy(to_network_input(images)))).numpy()
     unquantized = np.rint(x_hat.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
     stored = codec.decode(codec.encode(images))
     assert psnr_db(images, unquantized).mean() - psnr_db(images, stored).mean() < 0.1

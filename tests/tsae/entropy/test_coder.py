@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.tsae.entropy.priors import QUALITIES, numbers, prior
 from tests.tsae.entropy.reference import Corrupt, Image
-from tsae.entropy import EntropyCoder
+from tsae.entropy.coder import EntropyCoder
 from tsae.errors import CorruptDataError
 
 SHAPES = [  # slices, first channels that see themselves, units of the field

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.tsae.entropy.priors import numbers, prior
-from tsae.entropy import EntropyCoder, kernels
-from tsae.entropy.vectors import LINE_BYTES, room
+from tsae.entropy import arrays, kernels
+from tsae.entropy.arrays import LINE_BYTES, room
+from tsae.entropy.coder import EntropyCoder
 
 ROOT = Path(__file__).parents[3]
 
@@ -66,8 +67,8 @@ def test_cells_of_rows_do_not_touch() -> None:
         for x in range(8):
             for dy in range(-1, 3):
                 for dx in range(-2, 3):
-                    near = cells[y][x] + dy * kernels.ROW + dx
+                    near = cells[y][x] + dy * arrays.ROW + dx
                     here = 0 <= y + dy < 8 and 0 <= x + dx < 8
                     assert near == cells[y + dy][x + dx] if here else near not in inside
-                    assert 0 <= near < kernels.CELLS or (dy == -1 and dx == -2)  # which no tap reaches
-    assert max(inside) + 2 * kernels.ROW - kernels.CAUSAL_REACH + kernels.CAUSAL_COLUMNS <= kernels.CELLS
+                    assert 0 <= near < arrays.CELLS or (dy == -1 and dx == -2)  # which no tap reaches
+    assert max(inside) + 2 * arrays.ROW - arrays.CAUSAL_REACH + arrays.CAUSAL_COLUMNS <= arrays.CELLS

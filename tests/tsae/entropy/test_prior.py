@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.tsae.entropy.priors import numbers, tensors
-from tsae.entropy import EntropyCoder, Prior
+from tsae.entropy import Prior
+from tsae.entropy.coder import EntropyCoder
 from tsae.entropy.prior import SHAPES
 
 Tensors = dict[str, Any]

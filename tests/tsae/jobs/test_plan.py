@@ -30,11 +30,12 @@ def run(task: int, job: CompressJob) -> TaskResult:
 # Cutting
 
 
-@pytest.mark.parametrize("images", [0, 1, 4095, 4096, 4097, 6315, 100_000])
-def test_shards_are_as_few_as_can_be(images: int) -> None:
+@pytest.mark.parametrize("images", [0, 1, 4095, 4096, 4097, 6315, 16_384, 16_385, 100_000])
+def test_shards_are_few_and_equal_and_many_of_them_a_multiple_of_8(images: int) -> None:
     tasks = planning.cut(range(images))
-    assert (len(tasks) - 1) * planning.SHARD_IMAGES < images or images == 0
-    assert images <= len(tasks) * planning.SHARD_IMAGES
+    fewest = -(-images // planning.SHARD_IMAGES)
+    assert fewest <= len(tasks) < fewest + 8
+    assert len(tasks) == fewest if fewest <= 4 else len(tasks) % 8 == 0
     assert [row for task in tasks for row in task.rows] == list(range(images))
     assert {task.replaces for task in tasks} <= {None}
     sizes = [len(task.rows) for task in tasks]

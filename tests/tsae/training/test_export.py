@@ -11,7 +11,7 @@ import torch
 from tsae.archive import bare_records
 from tsae.checkpoint import LearnedWeights, Model, model_from_bytes, model_to_bytes
 from tsae.codec import Codec
-from tsae.entropy import EntropyCoder
+from tsae.entropy.coder import EntropyCoder
 from tsae.latents import coding_of
 from tsae.metrics import psnr_db
 from tsae.training import TrainConfig
