@@ -153,7 +153,7 @@ def _check_inside(folder: str, names: dict[str, str]) -> None:
     from tsae.jobs.decompress import leads_out
 
     for key, name in names.items():
-        if leads_out(paths.absolute(folder), name):
+        if leads_out(paths.absolute(folder), posixpath.dirname(name)):
             raise InputError(f"{ar.shown(key)}: a link in {folder} leads out of it; remove the link, or choose another folder")
 
 

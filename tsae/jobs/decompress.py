@@ -183,9 +183,9 @@ def output_name(key: str, whole_names: frozenset[str]) -> str:
     return key + OUTPUT_ENDING if key in whole_names else short_name(key)
 
 
-def leads_out(folder: str, name: str) -> bool:
-    """Whether links in an output folder would take a file of that name out of it; one in the file's own place would not."""
-    return not paths.is_within(paths.parent(paths.absolute(paths.join(folder, name))), folder)
+def leads_out(output: str, folder: str) -> bool:
+    """Whether links in an output folder would take the files of a folder below it, "" for itself, out of it."""
+    return not paths.is_within(paths.absolute(paths.join(output, folder)) if folder else output, output)
 
 
 def read_records(shard: int, job: DecompressJob) -> ShardRecords:
@@ -365,9 +365,13 @@ def write_images(shard: DecodedShard, job: DecompressJob) -> WriteResult:
         InputError: if the output takes no more files, such as a full disk.
     """
     failures, records = list(shard.failures), shard.records
+    is_outside = functools.cache(functools.partial(leads_out, job.output.path))
     images = zip(records.keys, shard.images, _sizes_px(records), output_tags(records, job), strict=True)
     for done, (key, image, size_px, tag) in enumerate(images, 1):
-        if failure := _write_image(key, image, size_px if job.restore_size else None, tag, job):
+        name = output_name(key, job.whole_names)
+        if is_outside(posixpath.dirname(name)):
+            failures.append(ar.Failure(key, "write", "FileExistsError", LINKED))
+        elif failure := _write_image(key, name, image, size_px if job.restore_size else None, tag, job):
             failures.append(failure)
         if done % CHUNK_IMAGES == 0 or done == len(records):
             _count(job, (done - 1) % CHUNK_IMAGES + 1)
@@ -375,14 +379,11 @@ def write_images(shard: DecodedShard, job: DecompressJob) -> WriteResult:
 
 
 def _write_image(
-    key: str, image: NDArray[np.uint8], size_px: tuple[int, int] | None, tag: str, job: DecompressJob
+    key: str, name: str, image: NDArray[np.uint8], size_px: tuple[int, int] | None, tag: str, job: DecompressJob
 ) -> ar.Failure | None:
     if size_px is not None and not 0 < size_px[0] * size_px[1] <= MAX_PIXELS:
         message = f"recorded size {size_px[0]} x {size_px[1]} is not within {MAX_PIXELS} pixels; leave out --restore-size"
         return ar.Failure(key, "write", "CorruptDataError", message)
-    name = output_name(key, job.whole_names)
-    if leads_out(job.output.path, name):
-        return ar.Failure(key, "write", "FileExistsError", LINKED)
     try:
         job.output.write(name, encode_image(image, "png", size_px, tag))
     except OSError as error:

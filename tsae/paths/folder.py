@@ -256,8 +256,12 @@ class Folder:
             if not isinstance(files, LocalFileSystem):
                 upload(files, "pipe_file", len(data), path, data)
                 return
-            changed = make_folders(os.path.dirname(path))
-            replace_file(path, data, durable)
+            changed: set[str] = set()
+            try:
+                replace_file(path, data, durable)
+            except FileNotFoundError:  # only now, as looking for the folder would take a third of writing a small file
+                changed = make_folders(os.path.dirname(path))
+                replace_file(path, data, durable)
             if durable:
                 self._sync_above(name, changed)
 
