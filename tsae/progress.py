@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import operator
 import os
 import struct
 import sys
@@ -12,12 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
-PLAIN_INTERVAL_S = 10.0
-"""Time between plain lines: rare enough for a log file, often enough to see that a job is alive."""
+PLAIN_INTERVAL_S = 60.0
+"""Time between plain lines: a short job says nothing, and a log file of a long one still shows that it is alive."""
 
 
 WATCH_INTERVAL_S = 0.25
@@ -57,7 +58,7 @@ class Progress:
     def update(self, count: int, **facts: Any) -> None:
         """Adds `count`, and shows `facts` (name=value) beside it."""
         self._count += count
-        self._facts = ", ".join(f"{name}={value}" for name, value in facts.items()) or self._facts
+        self._facts = ", ".join(f"{name} {value}" for name, value in facts.items()) or self._facts
         if self._is_terminal:
             self._bar.set_postfix_str(self._facts, refresh=False)
             self._bar.update(count)
@@ -79,9 +80,9 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Closes the bar, or prints the last plain line."""
+        """Closes the bar, or prints the last plain line, if there was one before."""
         self._bar.close()
-        if not self._is_terminal and self._count:
+        if not self._is_terminal and self._printed_s > self._started_s:
             self._print_line()
 
 
@@ -90,9 +91,22 @@ def _is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 1
 
 
+class Tally(NamedTuple):
+    """What has been done: images, those of them that failed, and bytes read and written."""
+
+    images: int = 0
+    failed: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    def plus(self, other: Tally) -> Tally:
+        """The sum of both."""
+        return Tally(*map(operator.add, self, other))
+
+
 @dataclasses.dataclass(frozen=True)
 class SharedCount:
-    """A count that several processes of one machine add to and one reads; a plain value, so it travels to workers.
+    """A tally that several processes of one machine add to and one reads; a plain value, so it travels to workers.
 
     Each process keeps its own sum in a file of its own: no lock, and a killed worker leaves its last sum.
 
@@ -102,27 +116,30 @@ class SharedCount:
 
     folder: str
 
-    def add(self, count: int) -> None:
+    def add(self, images: int = 0, failed: int = 0, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """Adds to this process's sum; does nothing if the folder is gone or not on this machine."""
         name = os.path.join(self.folder, f"{os.getpid()}")
-        _OWN_SUMS[name] = _OWN_SUMS.get(name, 0) + count
+        _OWN_SUMS[name] = _OWN_SUMS.get(name, Tally()).plus(Tally(images, failed, bytes_in, bytes_out))
         try:
             with open(name, "wb") as file:
-                file.write(struct.pack("<q", _OWN_SUMS[name]))
+                file.write(_SUM.pack(*_OWN_SUMS[name]))
         except OSError:
             pass  # progress is a courtesy: a job must not end for it
 
-    def total(self) -> int:
+    def total(self) -> Tally:
         """The sum of all processes' sums."""
-        total = 0
+        total = Tally()
         for entry in os.scandir(self.folder):
             with open(entry.path, "rb") as file:
                 data = file.read()
-            total += struct.unpack("<q", data)[0] if len(data) == 8 else 0  # else it is just being written
+            if len(data) == _SUM.size:  # else it is just being written
+                total = total.plus(Tally(*_SUM.unpack(data)))
         return total
 
 
-_OWN_SUMS: dict[str, int] = {}
+_SUM = struct.Struct("<4q")
+
+_OWN_SUMS: dict[str, Tally] = {}
 
 
 @contextlib.contextmanager
@@ -143,6 +160,7 @@ def _follow(count: SharedCount, progress: Progress, ended: threading.Event) -> N
     shown, is_last = 0, False
     while not is_last:
         is_last = ended.wait(WATCH_INTERVAL_S)
-        now = max(count.total(), shown)
-        progress.update(now - shown)
-        shown = now
+        now = count.total()
+        facts = {"in": f"{now.bytes_in / 1e6:.1f} MB", "out": f"{now.bytes_out / 1e6:.1f} MB"}
+        progress.update(max(now.images - shown, 0), failed=now.failed, **facts)
+        shown = max(now.images, shown)

@@ -40,6 +40,8 @@ class Contestant:
         needs: Package without which it is left out.
         directions: What it can do.
         source: Which of the prepared inputs it decompresses.
+        workers: Its processes; 0 for as many as the others have.
+        is_extra: Whether it runs only where it is named.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Contestant:
     needs: str = ""
     directions: tuple[str, ...] = DIRECTIONS
     source: str = LATENTS
+    workers: int = 0
+    is_extra: bool = False
 
 
 def _ours(model: str) -> list[Contestant]:
@@ -63,6 +67,10 @@ CONTESTANTS = [
     Contestant("Ray Data", PEER, ("ray_data",), "ray", (COMPRESS,)),
     Contestant("Beam", PEER, ("beam",), "apache_beam", (COMPRESS,)),
     Contestant("bare loop", BARE, ("bare",)),
+    Contestant(
+        "seed-8x8x8, no verify, 1 worker", OURS, ("seed-8x8x8", "--no-verify"), directions=(COMPRESS,), workers=1, is_extra=True
+    ),
+    Contestant("bare loop, 1 worker", BARE, ("bare",), directions=(COMPRESS,), workers=1, is_extra=True),
     Contestant("floor", FLOOR, ("floor",)),
 ]
 
@@ -128,12 +136,13 @@ class Run:
 
 def command(contestant: Contestant, direction: str, source: Path, target: Path, settings: Settings) -> list[str]:
     """How a contestant is started."""
+    workers = str(contestant.workers or settings.workers)
     if contestant.group == OURS:
         model, *flags = contestant.program
         options = ["--model", model, *flags] if direction == COMPRESS else []
-        return [sys.executable, "-m", "tsae", direction, str(source), str(target), "--workers", str(settings.workers), *options]
+        return [sys.executable, "-m", "tsae", direction, str(source), str(target), "--workers", workers, *options]
     python = settings.peer_python if contestant.group == PEER else sys.executable
-    return [python, "-m", f"peers.{contestant.program[0]}", direction, str(source), str(target), str(settings.workers)]
+    return [python, "-m", f"peers.{contestant.program[0]}", direction, str(source), str(target), workers]
 
 
 def run(contestant: Contestant, direction: str, source: Path, images: int, number: int, settings: Settings) -> Run:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import tsae
-from pipelines import compress
-from pipelines.options import CompressOptions
+from pipelines import compress, decompress
+from pipelines.options import CompressOptions, DecompressOptions
 from tsae.archive import Failure
 from tsae.cli import main
 from tsae.errors import InputError, ModelError
 from tsae.images import decode_image, resize
+from tsae.progress import SharedCount, Tally
 from tsae.zoo import ZOO, read_model_file
 
 
@@ -561,3 +565,48 @@ def test_a_label_too_long_to_be_read_is_never_written(
         assert [row["label"] for row in archive.rows()] == expected
         assert len(archive[:]) == 3
     assert ("label" in capfd.readouterr().err) == (length > 4_096)
+
+
+# Progress
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_agrees_with_the_archive(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    (folder / "broken.png").write_bytes(b"no image")
+    monkeypatch.setattr("tsae.jobs.plan.SHARD_IMAGES", 2)
+    seen = watched(compress, monkeypatch)
+    archive = run(folder, tmp_path / "archive", workers=workers)
+    counts = archive.manifest.counts
+    assert (counts.images, counts.failures) == (3, 1)
+    good = sum((folder / key).stat().st_size for key in archive)
+    shards = sum(path.stat().st_size for path in (tmp_path / "archive" / "shards").iterdir())
+    assert seen == [Tally(counts.images + counts.failures, counts.failures, good, shards)]
+
+
+def test_progress_of_decompressing_agrees_with_the_files(
+    archive_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watched(decompress, monkeypatch)
+    out = tmp_path / "out"
+    counts = decompress.run(DecompressOptions(str(archive_dir), str(out)))
+    pngs = list(out.rglob("*.png"))
+    shards = sum(path.stat().st_size for path in (archive_dir / "shards").iterdir())
+    assert seen == [Tally(counts.written, 0, shards, sum(path.stat().st_size for path in pngs))]
+    assert len(pngs) == counts.written > 0
+    decompress.run(DecompressOptions(str(archive_dir), str(out)))
+    assert seen[1] == Tally(counts.written, 0, shards, 0)
+
+
+def watched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Tally]:
+    """What the progress of each run of a pipeline comes to."""
+    seen: list[Tally] = []
+    watch = module.watch
+
+    @contextlib.contextmanager
+    def remember(total: int, label: str) -> Iterator[SharedCount]:
+        with watch(total, label) as count:
+            yield count
+            seen.append(count.total())
+
+    monkeypatch.setattr(module, "watch", remember)
+    return seen

@@ -13,41 +13,53 @@ from pathlib import Path
 import pytest
 
 from tsae import progress
-from tsae.progress import Progress, SharedCount, watch
+from tsae.progress import Progress, SharedCount, Tally, watch
 
 
-def test_plain_lines_tell_count_rate_and_facts() -> None:
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which the test sets."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_short_job_is_silent_where_nobody_looks(now: list[float]) -> None:
+    stream = io.StringIO()
+    with Progress(10, "doing", stream=stream) as bar:
+        bar.update(4)
+        now[0] += 59
+        bar.update(6)
+    assert stream.getvalue() == ""
+
+
+def test_plain_lines_tell_count_rate_and_facts(now: list[float]) -> None:
     stream = io.StringIO()
     with Progress(10, "doing", "things", stream) as bar:
         bar.update(4, loss="0.5")
+        now[0] += 100
         bar.update(6)
     lines = stream.getvalue().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("doing: 10/10 things, ")
-    assert lines[0].endswith("loss=0.5")
+    assert lines == ["doing: 10/10 things, 0 things/s, loss 0.5"] * 2
 
 
-def test_bytes_are_shown_in_millions(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+def test_bytes_are_shown_in_millions(now: list[float]) -> None:
     stream = io.StringIO()
-    with Progress(188_666_633, "verifying", "bytes", stream) as bar:
-        now[0] += 2
-        bar.update(40_000_000)
-    assert stream.getvalue() == "verifying: 40.0/188.7 MB, 20.0 MB/s, 7 s left\n"
+    with Progress(18_866_663_300, "verifying", "bytes", stream) as bar:
+        now[0] += 200
+        bar.update(4_000_000_000)
+    assert stream.getvalue().splitlines()[0] == "verifying: 4000.0/18866.7 MB, 20.0 MB/s, 743 s left"
 
 
-def test_plain_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+def test_plain_lines_come_now_and_then(now: list[float]) -> None:
     stream = io.StringIO()
     with Progress(100, "doing", stream=stream) as bar:
         for _ in range(5):
-            now[0] += 6
+            now[0] += 36
             bar.update(10)
     lines = stream.getvalue().splitlines()
     assert [line.split(" images")[0] for line in lines] == ["doing: 20/100", "doing: 40/100", "doing: 50/100"]
-    assert "48 s left" in lines[0]
+    assert "288 s left" in lines[0]
 
 
 @pytest.mark.parametrize(("size", "has_bar"), [((40, 100), True), ((0, 0), False)])
@@ -67,11 +79,13 @@ def test_a_bar_is_drawn_on_a_terminal_that_has_a_size(size: tuple[int, int], has
 
 def test_counts_of_several_processes_add_up(tmp_path: Path) -> None:
     count = SharedCount(str(tmp_path))
-    count.add(5)
-    count.add(7)
-    code = f"from tsae.progress import SharedCount; c = SharedCount({str(tmp_path)!r}); c.add(100); c.add(20)"
+    count.add(5, failed=1)
+    count.add(7, bytes_in=2**40)
+    code = (
+        f"from tsae.progress import SharedCount; c = SharedCount({str(tmp_path)!r}); c.add(100, failed=3); c.add(bytes_out=20)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert count.total() == 132
+    assert count.total() == Tally(112, 4, 2**40, 20)
 
 
 def test_a_count_whose_folder_is_gone_is_no_error(tmp_path: Path) -> None:
@@ -81,8 +95,11 @@ def test_a_count_whose_folder_is_gone_is_no_error(tmp_path: Path) -> None:
 def test_watching_shows_the_final_count(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL_S", 0)
     with watch(30, "doing") as count:
-        count.add(10)
-        count.add(20)
-    assert stream.getvalue().splitlines()[-1].startswith("doing: 30/30 images")
+        count.add(10, bytes_in=1_200_000)
+        count.add(20, failed=2, bytes_out=340_000)
+    line = stream.getvalue().splitlines()[-1]
+    assert line.startswith("doing: 30/30 images, ")
+    assert line.endswith(" images/s, failed 2, in 1.2 MB, out 0.3 MB")
     assert not os.path.exists(count.folder)

@@ -164,8 +164,8 @@ def encode_images(images: TaskImages, job: CompressJob) -> EncodedTask:
     parts = []
     for start in range(0, len(images.keys), CHUNK_IMAGES):
         parts.append(encode_chunk(images.images[start : start + CHUNK_IMAGES], codec, job.settings))
-        _count(job, len(parts[-1].streams))
-    _count(job, len(images.failures))
+        _count(job, images=len(parts[-1].streams))
+    _count(job, images=len(images.failures), failed=len(images.failures))
     coded = ar.concatenate(parts)
     widths, heights = images.sizes_px.T
     records = dataclasses.replace(coded, keys=images.keys, widths=widths, heights=heights, labels=images.labels)
@@ -190,9 +190,9 @@ def encode_chunk(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings)
     return dataclasses.replace(records, lossless=lossless)
 
 
-def _count(job: CompressJob, images: int) -> None:
+def _count(job: CompressJob, **tally: int) -> None:
     if job.progress is not None:
-        job.progress.add(images)
+        job.progress.add(**tally)
 
 
 def compress_task(task: int, job: CompressJob) -> TaskResult:
@@ -217,6 +217,7 @@ def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
             number = ar.file_number(old.entry(replaces).file)
             records, origins = merge(_old_records(old, replaces), records), old.origins(replaces) | origins
         entry = ar.write_shard(job.archive, number, records, origins, job.model_sha256)
+        _count(job, bytes_in=sum(origin.size_bytes for origin in encoded.origins.values()), bytes_out=entry.bytes)
     result = TaskResult(
         encoded.task, entry, job_folder.write_failures(job.archive, job.first_number + encoded.task, encoded.failures)
     )

@@ -22,7 +22,7 @@ from tsae import paths
 from tsae.config import IMAGE_SIZE_PX
 from tsae.errors import CorruptDataError, InputError, TsaeError
 from tsae.images import MAX_PIXELS, PNG_HEAD_BYTES, encode_image, read_png_head
-from tsae.progress import SharedCount
+from tsae.progress import SharedCount, Tally
 
 if TYPE_CHECKING:
     from tsae.codec import Codec
@@ -205,7 +205,7 @@ def read_records(shard: int, job: DecompressJob) -> ShardRecords:
         return ShardRecords(ar.concatenate([]), 0, [_failure(f"shard {shard}", "read", error)])
     parts = [_read_row_group(reader, row_group, job) for row_group in range(reader.row_groups)]
     present, failures = sum(part.present for part in parts), [failure for part in parts for failure in part.failures]
-    _count(job, present + len(failures))
+    _count(job, images=present + len(failures), failed=len(failures), bytes_in=reader.bytes)
     return ShardRecords(ar.concatenate([part.records for part in parts]), present, failures)
 
 
@@ -367,35 +367,44 @@ def write_images(shard: DecodedShard, job: DecompressJob) -> WriteResult:
     failures, records = list(shard.failures), shard.records
     is_outside = functools.cache(functools.partial(leads_out, job.output.path))
     images = zip(records.keys, shard.images, _sizes_px(records), output_tags(records, job), strict=True)
+    chunk = Tally()
     for done, (key, image, size_px, tag) in enumerate(images, 1):
         name = output_name(key, job.whole_names)
         if is_outside(posixpath.dirname(name)):
-            failures.append(ar.Failure(key, "write", "FileExistsError", LINKED))
-        elif failure := _write_image(key, name, image, size_px if job.restore_size else None, tag, job):
-            failures.append(failure)
+            written: int | ar.Failure = ar.Failure(key, "write", "FileExistsError", LINKED)
+        else:
+            written = _write_image(key, name, image, size_px if job.restore_size else None, tag, job)
+        if isinstance(written, ar.Failure):
+            failures.append(written)
+            chunk = chunk.plus(Tally(1, failed=1))
+        else:
+            chunk = chunk.plus(Tally(1, bytes_out=written))
         if done % CHUNK_IMAGES == 0 or done == len(records):
-            _count(job, (done - 1) % CHUNK_IMAGES + 1)
+            _count(job, **chunk._asdict())
+            chunk = Tally()
     return WriteResult(len(records) + len(shard.failures) - len(failures), shard.present, tuple(failures))
 
 
 def _write_image(
     key: str, name: str, image: NDArray[np.uint8], size_px: tuple[int, int] | None, tag: str, job: DecompressJob
-) -> ar.Failure | None:
+) -> int | ar.Failure:
+    """How many bytes were written, or why none."""
     if size_px is not None and not 0 < size_px[0] * size_px[1] <= MAX_PIXELS:
         message = f"recorded size {size_px[0]} x {size_px[1]} is not within {MAX_PIXELS} pixels; leave out --restore-size"
         return ar.Failure(key, "write", "CorruptDataError", message)
     try:
-        job.output.write(name, encode_image(image, "png", size_px, tag))
+        file = encode_image(image, "png", size_px, tag)
+        job.output.write(name, file)
     except OSError as error:
         if error.errno in FATAL_ERRORS:
             raise InputError(f"{job.output.path}: cannot be written ({error.strerror}); make room and run it again") from error
         return ar.Failure(key, "write", type(error).__name__, error.strerror or str(error))
-    return None
+    return len(file)
 
 
-def _count(job: DecompressJob, images: int) -> None:
+def _count(job: DecompressJob, **tally: int) -> None:
     if job.progress is not None:
-        job.progress.add(images)
+        job.progress.add(**tally)
 
 
 def failures_file(output: str) -> str:
