@@ -63,10 +63,13 @@ def test_plain_lines_come_now_and_then(now: list[float]) -> None:
 
 
 @pytest.mark.parametrize(("size", "has_bar"), [((40, 100), True), ((0, 0), False)])
-def test_a_bar_is_drawn_on_a_terminal_that_has_a_size(size: tuple[int, int], has_bar: bool) -> None:
+def test_a_bar_is_drawn_on_a_terminal_that_has_a_size(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], has_bar: bool
+) -> None:
     import fcntl
     import termios
 
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL_S", 0)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     with os.fdopen(theirs, "w") as stream, Progress(10, "doing", stream=stream) as bar:

@@ -106,7 +106,6 @@ class Shard:
             CorruptDataError: if it is no shard, or a damaged one.
         """
         self.source = source
-        self.bytes = data_bytes + len(footer)
         self._table = TableReader(SHARD_FILE, footer, data_bytes, source)
         self._read_range = read_range
         self._ends = np.cumsum([group.rows for group in self._table.row_groups]).tolist()

@@ -200,12 +200,13 @@ def read_records(shard: int, job: DecompressJob) -> ShardRecords:
         row group or a shard can be read, one failure that names the file.
     """
     try:
-        reader = _open_archive(job.archive, job.manifest_text).shard(shard)
+        files = _open_archive(job.archive, job.manifest_text)
+        reader, size_bytes = files.shard(shard), files.entry(shard).bytes
     except TsaeError as error:
         return ShardRecords(ar.concatenate([]), 0, [_failure(f"shard {shard}", "read", error)])
     parts = [_read_row_group(reader, row_group, job) for row_group in range(reader.row_groups)]
     present, failures = sum(part.present for part in parts), [failure for part in parts for failure in part.failures]
-    _count(job, images=present + len(failures), failed=len(failures), bytes_in=reader.bytes)
+    _count(job, images=present + len(failures), failed=len(failures), bytes_in=size_bytes)
     return ShardRecords(ar.concatenate([part.records for part in parts]), present, failures)
 
 
