@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import local
 from pipelines.options import DecompressOptions
-from tsae.jobs.decompress import DecompressJob, WriteResult, check_model, decompress_shard, plan, write_failures
+from tsae.jobs.decompress import DecompressJob, WriteResult, check_model, decompress_shard, plan, take_report, write_failures
 from tsae.progress import watch
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def _run_job(job: DecompressJob, shards: list[int], workers: local.Workers, flag
         return Counts(result.written, result.present, len(result.failures))
     from pipelines import engine
 
-    counters = engine.run(lambda pipeline: build(pipeline, job, shards), flags)
-    return Counts(*(counters.get(f"images-{name}", 0) for name in ("written", "present", "failed")))
+    engine.run(lambda pipeline: build(pipeline, job, shards), flags)
+    return Counts(**take_report(job))
 
 
 if __name__ == "__main__":

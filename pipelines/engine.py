@@ -65,15 +65,15 @@ REMOTE_ERROR = re.compile(r"tsae\.errors\.(?P<kind>\w+): (?P<message>.*?)(?: \[w
 """How a `TsaeError` looks in the traceback text that runners with processes raise."""
 
 
-def run(build: Callable[[beam.Pipeline], object], flags: Sequence[str]) -> dict[str, int]:
+def run(build: Callable[[beam.Pipeline], object], flags: Sequence[str]) -> None:
     """Builds a pipeline, and runs it to its end on the runner that the flags name.
+
+    What it counted is not asked for: Prism 2.77 leaves out a bundle's last counts now and then, and a bundle that any
+    runner repeats may count twice.
 
     Args:
         build: Adds the transforms.
         flags: Beam flags, known to `check_flags`.
-
-    Returns:
-        The pipeline's counters by name.
 
     Raises:
         TsaeError: what a step raised, wherever it ran.
@@ -82,14 +82,12 @@ def run(build: Callable[[beam.Pipeline], object], flags: Sequence[str]) -> dict[
     pipeline = beam.Pipeline(_runner_name(flags), PipelineOptions(list(flags)))
     build(pipeline)
     try:
-        result = pipeline.run()
-        result.wait_until_finish()
+        pipeline.run().wait_until_finish()
     except Exception as error:
         original = find_tsae_error(error)
         if original is None:
             raise
         raise original from error
-    return {counter.key.metric.name: counter.result for counter in result.metrics().query()["counters"]}
 
 
 def find_tsae_error(error: BaseException) -> TsaeError | None:

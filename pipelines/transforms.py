@@ -11,10 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 
 from tsae.jobs import compress, decompress
-from tsae.jobs.decompress import DecompressJob, WriteResult
+from tsae.jobs.decompress import DecompressJob
 from tsae.jobs.job_folder import CompressJob
 
 
@@ -103,25 +102,19 @@ class WriteImages(beam.PTransform):
 
     def expand(self, images: beam.PCollection) -> beam.PCollection:
         """Maps `tsae.jobs.decompress.write_images`."""
-        return images | beam.Map(decompress.write_images, self.job) | beam.Map(_count_images)
+        return images | beam.Map(decompress.write_images, self.job)
 
 
 @dataclasses.dataclass
 class WriteFailures(beam.PTransform):
-    """All `WriteResult`s -> their sum, with the failures table written."""
+    """All `WriteResult`s -> their sum, with the failures table and a report for the process that waits written."""
 
     job: DecompressJob
 
     def expand(self, results: beam.PCollection) -> beam.PCollection:
-        """Maps `tsae.jobs.decompress.write_failures` over the list of all results."""
-        return results | beam.combiners.ToList() | beam.Map(decompress.write_failures, self.job)
-
-
-def _count_images(result: WriteResult) -> WriteResult:
-    Metrics.counter("tsae", "images-written").inc(result.written)
-    Metrics.counter("tsae", "images-present").inc(result.present)
-    Metrics.counter("tsae", "images-failed").inc(len(result.failures))
-    return result
+        """Maps `tsae.jobs.decompress.write_failures` over the list of all results, and reports what came of it."""
+        total = results | beam.combiners.ToList() | beam.Map(decompress.write_failures, self.job)
+        return total | beam.Map(decompress.write_report, self.job)
 
 
 class _WithCodec(beam.DoFn):

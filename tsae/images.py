@@ -256,13 +256,12 @@ def encode_image(pixels: RGB, file_format: str = "png", size: tuple[int, int] | 
         raise ValueError(f"format {file_format!r}: one of {', '.join(PIL_FORMATS)} is needed")
     if tag is not None and file_format != "png":
         raise ValueError(f"format {file_format!r}: only png files hold a tag")
-    image = Image.fromarray(pixels)
-    if size is not None and size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
+    if size is not None and size != pixels.shape[1::-1]:
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
     if file_format == "png":
-        return _add_tag(pyspng.encode(np.asarray(image), compress_level=PNG_LEVEL), tag)
+        return _add_tag(pyspng.encode(pixels, compress_level=PNG_LEVEL), tag)
     file = io.BytesIO()
-    image.save(file, PIL_FORMATS[file_format], **SAVE_OPTIONS[file_format])
+    Image.fromarray(pixels).save(file, PIL_FORMATS[file_format], **SAVE_OPTIONS[file_format])
     return file.getvalue()
 
 

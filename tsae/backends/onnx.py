@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,10 @@ class Graph:
         pads = [rows // 2, columns // 2] * 2
         return self.apply("Conv", x, self.constant(weight), self.constant(bias), pads=pads, **attributes)
 
+    def interleave(self, phases: list[str]) -> str:
+        """Adds the image of which these are even and odd columns of even rows, and of odd rows."""
+        return self.apply("DepthToSpace", self.apply("Concat", *phases, axis=1), blocksize=2, mode="DCR")
+
     def cut(self, x: str, low: int, high: int) -> str:
         """Adds a cut to a range."""
         return self.apply("Clip", x, self.constant(np.array(low, np.float32)), self.constant(np.array(high, np.float32)))
@@ -84,29 +89,37 @@ def seed_analysis(layers: SeedLayers, device: str) -> Network:
 
 
 def seed_synthesis(layers: SeedLayers, device: str) -> Network:
-    """Latents to images."""
-    graph, x = Graph(), "x"
-    *inner, last = layers.synthesis
-    for layer in inner:
-        x = graph.apply("Relu", _grow(graph, x, layer))
-    y = graph.apply("Sigmoid", _convolve_to_few(graph, x, last))
-    return graph.compile(y, layers.synthesis[0].weight.shape[0], len(last.bias))
+    """Latents to images.
 
-
-def _grow(graph: Graph, x: str, layer: Convolution) -> str:
-    """A transposed convolution that doubles the size."""
-    weight, bias = graph.constant(layer.weight), graph.constant(layer.bias)
-    return graph.apply("ConvTranspose", x, weight, bias, strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])
-
-
-def _convolve_to_few(graph: Graph, x: str, layer: Convolution) -> str:
-    """A convolution to 3 channels as the transposed one that it equals.
-
-    That is computed as a product for 27 outputs and a sum of shifted ones, which takes 130 us an image less than 3 outputs
-    of vectors that are filled to 16.
+    As convolutions that fill the lanes of a processor: with the layers as they are, an image took 461 us and not 263.
     """
-    turned = layer.weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
-    return graph.apply("ConvTranspose", x, graph.constant(turned), graph.constant(layer.bias), pads=[1, 1, 1, 1])
+    graph = Graph()
+    first, second, last = layers.synthesis
+    x = graph.interleave(_phases(graph, "x", first))
+    y = graph.apply("Sigmoid", _convolve_to_few(graph, _phases(graph, x, second), last))
+    return graph.compile(y, len(first.weight), len(last.bias))
+
+
+def _phases(graph: Graph, x: str, layer: Convolution) -> list[str]:
+    """A rectified transposed convolution of stride 2 as four plain ones, for even and odd rows and columns of its result."""
+    rows = ([1], [2, 0])  # of its kernel, that meet an input; those of columns are the same
+    phases = []
+    for i, j in itertools.product(range(2), range(2)):
+        kernel = graph.constant(layer.weight[:, :, rows[i]][:, :, :, rows[j]].transpose(1, 0, 2, 3))
+        phases.append(graph.apply("Relu", graph.apply("Conv", x, kernel, graph.constant(layer.bias), pads=[0, 0, i, j])))
+    return phases
+
+
+def _convolve_to_few(graph: Graph, phases: list[str], layer: Convolution) -> str:
+    """A convolution of interleaved phases: for each weight of the kernel a product, and then the sum of the shifted products.
+
+    Its 3 outputs would leave 13 of 16 lanes empty; so there are 27.
+    """
+    outputs, inputs, *kernel = layer.weight.shape
+    taps = layer.weight.transpose(0, 2, 3, 1).reshape(-1, inputs, 1, 1)
+    products = graph.interleave([graph.apply("Conv", phase, graph.constant(taps)) for phase in phases])
+    shifts = np.eye(kernel[0] * kernel[1], dtype=np.float32).reshape(1, -1, *kernel)
+    return graph.convolve(products, np.repeat(shifts, outputs, axis=0), layer.bias, group=outputs)
 
 
 def fixed_point(transform: FixedPointTransform, quality: int, device: str) -> Network:

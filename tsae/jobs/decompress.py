@@ -9,7 +9,9 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import json
 import posixpath
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -51,6 +53,7 @@ class DecompressJob:
         restore_size: Whether to scale images back to their original sizes.
         overwrite: Whether files that are there already are written anew.
         whole_names: Keys whose output keeps the key's own ending, because another output would have the same name.
+        report: Name of the file beside the output folder by which a process elsewhere tells what came of the job.
         progress: Where finished images are counted; None where nobody watches.
     """
 
@@ -62,6 +65,7 @@ class DecompressJob:
     restore_size: bool
     overwrite: bool
     whole_names: frozenset[str]
+    report: str
     progress: SharedCount | None = None
 
 
@@ -128,7 +132,10 @@ def plan(archive: str, output: str, select: str | None, restore_size: bool, over
         raise InputError(f"--select {select}: matches none of {len(keys)} keys; see them with tsae ls {archive}")
     output_folder = ar.Folder(paths.absolute(output))
     model_sha256, whole = files.manifest.model_sha256, find_whole_names(keys)
-    job = DecompressJob(files.folder, files.manifest_text, model_sha256, output_folder, select, restore_size, overwrite, whole)
+    _, report = _beside(output_folder.path, f".report-{secrets.token_hex(8)}.json")
+    job = DecompressJob(
+        files.folder, files.manifest_text, model_sha256, output_folder, select, restore_size, overwrite, whole, report
+    )
     return job, files.shards, selected
 
 
@@ -408,9 +415,18 @@ def _count(job: DecompressJob, **tally: int) -> None:
         job.progress.add(**tally)
 
 
+FAILURES_ENDING = ".failures.parquet"
+
+
 def failures_file(output: str) -> str:
     """Path of the failures table that lies beside an output folder."""
-    return f"{paths.absolute(output)}.failures.parquet"
+    return paths.absolute(output) + FAILURES_ENDING
+
+
+def _beside(output: str, ending: str) -> tuple[ar.Folder, str]:
+    """The folder that an output folder lies in, and a name there that begins with its own."""
+    folder, _, name = f"{paths.absolute(output)}{ending}".rpartition("/")
+    return ar.Folder(folder or "/"), name
 
 
 def read_failures(output: str) -> list[ar.Failure]:
@@ -430,9 +446,38 @@ def write_failures(results: Iterable[WriteResult], job: DecompressJob) -> WriteR
     """
     results = list(results)
     failures = tuple(failure for result in results for failure in result.failures)
-    folder, _, name = failures_file(job.output.path).rpartition("/")
+    folder, name = _beside(job.output.path, FAILURES_ENDING)
     if failures:
-        ar.write(ar.Folder(folder or "/"), name, ar.failures_to_bytes(failures))
+        ar.write(folder, name, ar.failures_to_bytes(failures))
     else:
-        ar.Folder(folder or "/").remove([name])
+        folder.remove([name])
     return WriteResult(sum(r.written for r in results), sum(r.present for r in results), failures)
+
+
+def write_report(result: WriteResult, job: DecompressJob) -> WriteResult:
+    """Tells a process elsewhere what came of the job; doing it again changes nothing.
+
+    Raises:
+        InputError: if that cannot be written.
+    """
+    counts = {"written": result.written, "present": result.present, "failed": len(result.failures)}
+    ar.write(_beside(job.output.path, "")[0], job.report, json.dumps(counts).encode())
+    return result
+
+
+def take_report(job: DecompressJob) -> dict[str, int]:
+    """Reads and removes what `write_report` has written: numbers of images that were written, present and failed.
+
+    Raises:
+        InputError: if there is none.
+    """
+    folder, _ = _beside(job.output.path, "")
+    try:
+        counts: dict[str, int] = json.loads(folder.read(job.report))
+        folder.remove([job.report])
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"{job.output.path}: the runner left no report ({reason}); run it again to see what is there"
+        ) from error
+    return counts

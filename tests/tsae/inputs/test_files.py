@@ -12,7 +12,7 @@ import pytest
 
 from tsae.errors import ImageError, InputError
 from tsae.images import MAX_FILE_BYTES
-from tsae.inputs import list_inputs, read_input
+from tsae.inputs import Item, list_inputs, read_input, reading
 
 NOBODY = 65534
 
@@ -473,3 +473,34 @@ def test_labels_that_a_store_does_not_give_are_refused(method: str, monkeypatch:
     monkeypatch.setattr(type(files), method, lambda self, path, *args, **options: refuse(path, *args, **options))
     with pytest.raises(InputError, match=r"labels\.csv: labels cannot be read \(Forbidden\); fix or remove"):
         list_inputs("memory://silent")
+
+
+# Reading ahead
+
+
+@pytest.mark.parametrize("is_slow", [True, False])
+def test_files_of_a_slow_disk_are_fetched_ahead_once_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_slow: bool
+) -> None:
+    """All but the first two blocks: the first shows that the disk is slow, while it is worked on the second is too late."""
+    names = [f"{number:03}.png" for number in range(300)]
+    touch(tmp_path, *names)
+    (tmp_path / "200.png").unlink()
+    os.mkfifo(tmp_path / "200.png")
+    fetched: list[str] = []
+    fetch = reading._fetch
+    monkeypatch.setattr(reading, "_fetch", lambda path: (fetched.append(path), fetch(path)))
+    monkeypatch.setattr(reading, "SLOW_READ_S", 0.0 if is_slow else float("inf"))
+    monkeypatch.setattr(reading.ThreadPoolExecutor, "submit", lambda pool, function, *args: function(*args))
+    listing = list_inputs(str(tmp_path))
+
+    def content(item: Item, read: reading.Read) -> bytes | str:
+        try:
+            return read()[0]
+        except ImageError as error:
+            return str(error)
+
+    found = reading.map_inputs(content, listing.items(listing.rows), listing.root)
+    assert [x for x in found if isinstance(x, bytes)] == [f"content of {name}".encode() for name in names if name != "200.png"]
+    assert "not a regular file" in str(found[200])
+    assert fetched == ([f"{listing.root}/{name}" for name in names[2 * reading.AHEAD :]] if is_slow else [])
