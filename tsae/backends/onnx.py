@@ -57,11 +57,8 @@ class Graph:
 
     def compile(self, y: str, channels_in: int, channels_out: int) -> Network:
         """Makes the network that gives a result."""
-        ends = [
-            helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, c, None, None])
-            for n, c in (("x", channels_in), (y, channels_out))
-        ]
-        graph = helper.make_graph(self._nodes, "network", ends[:1], ends[1:], self._constants)
+        inputs, outputs = _tensor("x", channels_in), _tensor(y, channels_out)
+        graph = helper.make_graph(self._nodes, "network", [inputs], [outputs], self._constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # a process for each core: threads would only contend

@@ -1,6 +1,6 @@
 """The steps of compressing, after `tsae.jobs.plan`: per task read, encode and write, then commit. Owns no format.
 
-Torch is imported when the first image is encoded: the process that plans and commits may never need it.
+Networks are imported when the first image is encoded: the process that plans and commits may never need them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The steps of decompressing: per shard read, decode and write image files. Owns output names, and which are to be written.
 
-Torch is imported when the first image is decoded: the process that plans may never need it.
+Networks are imported when the first image is decoded: the process that plans may never need them.
 """
 
 from __future__ import annotations

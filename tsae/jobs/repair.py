@@ -186,7 +186,7 @@ def _find_model(archive: ar.Folder, sha256: str) -> bytes:
                 continue
             if ar.digest(data) == sha256:
                 return data
-    from tsae.zoo import ZOO, read_model_file  # imports torch
+    from tsae.zoo import ZOO, read_model_file
 
     for name, entry in ZOO.items():
         if entry.sha256 == sha256:
@@ -327,7 +327,7 @@ def _failures(archive: ar.Folder, files: ar.ArchiveFiles | None, lost: dict[str,
 
 def _manifest_of(model: bytes) -> ar.Manifest:
     """What is known of an archive by its model alone."""
-    from tsae.checkpoint import model_from_bytes  # imports torch
+    from tsae.checkpoint import model_from_bytes
 
     read = model_from_bytes(model, ar.MODEL_FILE)
     return ar.Manifest(
