@@ -1,6 +1,6 @@
 """tsae: a folder of traffic-sign images becomes a small archive of Parquet shards, and comes back.
 
-The whole public API, by what it is for. Names that need torch are imported when they are first used.
+The whole public API, by what it is for. Names that need networks are imported when they are first used.
 
 * read an archive: `open_archive`, `Archive`
 * encode and decode: `Codec`, `read_model_file`

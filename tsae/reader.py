@@ -1,4 +1,4 @@
-"""What `open_archive` returns: an archive joined to its codec. Torch is imported only when something is decoded."""
+"""What `open_archive` returns: an archive joined to its codec. Networks are imported only when something is decoded."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class Archive:
         """
         with self._codec_lock:
             if self._codec is None:
-                from tsae.codec import shared_codec  # imports torch
+                from tsae.codec import shared_codec  # imports networks
 
                 model_file = self._files.model_file()
                 codec = shared_codec(model_file, f"{self.path}/{self.manifest.model_file}")
