@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 from tsae.errors import InputError, TsaeError
@@ -243,12 +243,22 @@ def _serve(connection: Connection, environ: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent as well, which ends its workers
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by an exception, which removes half a file
+    signal.signal(signal.SIGTERM, _end_itself)
     do_without_pandas()
     gc.freeze()  # else each collection would copy what is shared with the process that this one was forked from
     with contextlib.suppress(EOFError, OSError):  # the parent has ended
         while True:
             _answer(connection, _outcome(*connection.recv()))
+
+
+def _end_itself(number: int, frame: FrameType | None) -> None:
+    """Ends this process by an exception, which removes half a file on its way.
+
+    Where Python must drop exceptions, such as in a callback of a C library, it would tell of this one; the process then ends
+    when its pipe closes.
+    """
+    sys.unraisablehook = lambda unraisable: None
+    sys.exit(128 + number)
 
 
 def _answer(connection: Connection, outcome: tuple[Any, Exception | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import re
@@ -248,3 +249,24 @@ def test_interrupting_a_start_is_one_line(many: Path, tmp_path: Path, after_s: f
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "tsae: interrupted\n")
+
+
+def test_a_worker_that_is_ended_within_a_callback_of_c_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with local.Workers(2) as workers:
+        assert workers.call_each(end_within_a_callback, 15) == [1, 1]
+    assert capfd.readouterr().err == ""
+
+
+def end_within_a_callback(number: int) -> int:
+    """Python prints exceptions that reach a callback of C, and drops them."""
+    calls = []
+
+    def callback(a: object, b: object) -> int:
+        calls.append(a)
+        os.kill(os.getpid(), number)
+        return 0
+
+    values = (ctypes.c_int * 2)(2, 1)
+    compare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(callback)
+    ctypes.CDLL(None).qsort(values, 2, ctypes.sizeof(ctypes.c_int), compare)
+    return len(calls)
