@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = [
     {"tsae.config", "tsae.errors", "tsae.imports", "tsae.paths", "tsae.progress"},
-    {"tsae.images", "tsae.metrics", "tsae.quantize", "tsae.entropy", "tsae.signs", "tsae.sheet"},
+    {"tsae.images", "tsae.png", "tsae.metrics", "tsae.quantize", "tsae.entropy", "tsae.signs", "tsae.sheet"},
     {
         "tsae.archive",
         "tsae.inputs",

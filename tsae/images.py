@@ -13,16 +13,14 @@ The policy, which `docs/FORMAT.md` repeats for users:
 from __future__ import annotations
 
 import io
-import struct
 import warnings
-import zlib
 from typing import Any
 
 import numpy as np
-import pyspng
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from tsae import png
 from tsae.config import IMAGE_SIZE_PX
 from tsae.errors import ImageError
 
@@ -75,63 +73,15 @@ def decode_image(data: bytes, extra_formats: tuple[str, ...] = ()) -> Image.Imag
         raise ImageError("0 bytes: an image file must not be empty; fetch or export it again")
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"{len(data)} bytes: at most {MAX_FILE_BYTES} are read; shrink the image first")
-    plain = _decode_plain_png(data)
+    plain = png.decode_plain(data, MAX_PIXELS)
     if plain is not None:
-        return plain
+        return Image.fromarray(plain)
     try:
         return _to_rgb(_open(data, (*FORMATS, *(name for name in extra_formats if name in Image.OPEN))))
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types on damaged files
         raise ImageError(f"{len(data)} bytes, damaged or cut short ({_one_line(error)}); fetch or export it again") from error
-
-
-PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-
-PNG_RGB = b"\x08\x02\0\0\0"
-"""What follows width and height in the header of a PNG file of RGB, 8 bits and no interlacing."""
-
-PLAIN_CHUNKS = frozenset({b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"bKGD", b"tIME", b"sBIT"})
-"""Chunks of a PNG file that say nothing of transparency or orientation; a text may, unless its keyword is another."""
-
-CHUNK_HEAD = struct.Struct(">I4s")
-
-
-def _decode_plain_png(data: bytes) -> Image.Image | None:
-    """Decodes the plainest and most frequent of PNG files, in half of Pillow's time; None if it is another, or damaged."""
-    if data[:16] != PNG_START or data[24:29] != PNG_RGB or not _has_plain_chunks(data):
-        return None
-    width, height = struct.unpack_from(">II", data, 16)
-    if not 0 < width * height <= MAX_PIXELS:
-        return None
-    try:
-        return Image.fromarray(pyspng.load(data))
-    except Exception:  # Pillow will say what is wrong with it
-        return None
-
-
-def _has_plain_chunks(data: bytes) -> bool:
-    """Whether the chunks of a PNG file are whole and of the plain kinds.
-
-    pyspng looks at no checksum but that of the pixels, Pillow at those of the chunks before them.
-    """
-    start, kind = 8, b""
-    while kind != b"IEND" and start + CHUNK_HEAD.size <= len(data):
-        length, kind = CHUNK_HEAD.unpack_from(data, start)
-        if kind not in PLAIN_CHUNKS and (kind != b"tEXt" or _keyword(data, start + 8) in HOMES_OF_EXIF):
-            return False
-        end = start + length + 12
-        if kind not in (b"IDAT", b"IEND") and zlib.crc32(data[start + 4 : end - 4]) != int.from_bytes(
-            data[end - 4 : end], "big"
-        ):
-            return False
-        start = end
-    return kind == b"IEND" and start <= len(data)
-
-
-def _keyword(data: bytes, start: int) -> str:
-    """Of a text chunk."""
-    return data[start : start + 80].split(b"\0", 1)[0].decode("latin-1")
 
 
 def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
@@ -162,12 +112,8 @@ def _bit_depth(image: Image.Image) -> int:
     return {"1": 1, "L;2": 2, "L;4": 4, "RGB;16B": 16}.get(raw_mode, 8)
 
 
-HOMES_OF_EXIF = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "Raw profile type xmp"})
-"""Names in Pillow's `info` of what may hold an orientation; most files have none, and asking takes a tenth of decoding."""
-
-
 def _orientation(image: Image.Image) -> int:
-    if image.format in ("PNG", "BMP", "PPM") and HOMES_OF_EXIF.isdisjoint(image.info):
+    if image.format in ("PNG", "BMP", "PPM") and png.HOMES_OF_EXIF.isdisjoint(image.info):
         return 1
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -229,13 +175,6 @@ PIL_FORMATS = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {"webp": {"lossless": True}, "jpeg": {"quality": 95}}
 """Pillow's options for those that it writes."""
 
-PNG_LEVEL = 1
-"""Level of deflate: a decoded image of 32x32 takes 1,881 bytes and 94 us, at level 6 1,883 and 139; Pillow's level 6 gives
-1,887 in 189. Restored to their sizes they take 5,249 bytes and 471 us, by Pillow 5,160 and 898."""
-
-TAG_KEYWORD = "tsae"
-"""Keyword of the PNG text chunk that holds a tag, right after the header."""
-
 
 def encode_image(pixels: RGB, file_format: str = "png", size: tuple[int, int] | None = None, tag: str | None = None) -> bytes:
     """Pixels to the bytes of an image file; PNG and WebP keep every pixel, JPEG (quality 95) nearly.
@@ -244,7 +183,7 @@ def encode_image(pixels: RGB, file_format: str = "png", size: tuple[int, int] | 
         pixels: uint8 `[H, W, 3]`.
         file_format: "png", "webp" or "jpeg".
         size: Width and height in px to scale to (bicubic), or None to leave the image as it is.
-        tag: ASCII text that a PNG file tells of itself, for `read_png_head`; None is none.
+        tag: ASCII text that a PNG file tells of itself, for `png.read_head`; None is none.
 
     Returns:
         The whole file.
@@ -259,47 +198,10 @@ def encode_image(pixels: RGB, file_format: str = "png", size: tuple[int, int] | 
     if size is not None and size != pixels.shape[1::-1]:
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
     if file_format == "png":
-        return _add_tag(pyspng.encode(pixels, compress_level=PNG_LEVEL), tag)
+        return next(png.encode(pixels[None], [tag]))
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, PIL_FORMATS[file_format], **SAVE_OPTIONS[file_format])
     return file.getvalue()
-
-
-def _add_tag(file: bytes, tag: str | None) -> bytes:
-    """A PNG file with a text chunk after its header."""
-    if tag is None:
-        return file
-    content = b"tEXt" + f"{TAG_KEYWORD}\0{tag}".encode("ascii")
-    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
-    return file[:33] + chunk + file[33:]
-
-
-PNG_HEAD_BYTES = 128
-"""How much of a PNG file `read_png_head` needs: signature and header are 33 bytes, a tag of N characters takes N + 17."""
-
-
-def read_png_head(head: bytes) -> tuple[tuple[int, int], str | None] | None:
-    """What the first `PNG_HEAD_BYTES` of a file tell.
-
-    Args:
-        head: These bytes, or the whole file where it is shorter.
-
-    Returns:
-        Width and height in px, and the tag as `encode_image` wrote it, None if there is none; None if it is no PNG file.
-    """
-    if len(head) < 33 or head[:16] != PNG_START:
-        return None
-    width, height = struct.unpack_from(">II", head, 16)
-    return (width, height), _read_tag(head[33:])
-
-
-def _read_tag(chunk: bytes) -> str | None:
-    """The tag, if a chunk holds one and is intact."""
-    length_bytes, start = int.from_bytes(chunk[:4], "big"), b"tEXt" + TAG_KEYWORD.encode() + b"\0"
-    body, crc32 = chunk[4 : 8 + length_bytes], chunk[8 + length_bytes : 12 + length_bytes]
-    if not body.startswith(start) or zlib.crc32(body).to_bytes(4, "big") != crc32:
-        return None
-    return body[len(start) :].decode("latin-1")
 
 
 LOSSLESS_OPTIONS: dict[str, Any] = {"lossless": True, "quality": 100, "method": 6}

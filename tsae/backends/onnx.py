@@ -20,6 +20,12 @@ OPSET = 17
 IR_VERSION = 8
 """Version of its container that came with them."""
 
+LANES = 16
+"""Float32 numbers that processors take at once, at most."""
+
+PHASES = [(0, 0), (0, 1), (1, 0), (1, 1)]
+"""Parts of an image: even or odd rows, even or odd columns."""
+
 
 class Graph:
     """A network under construction: each method adds an operator and returns the name of its result."""
@@ -46,10 +52,6 @@ class Graph:
         rows, columns = weight.shape[2:]
         pads = [rows // 2, columns // 2] * 2
         return self.apply("Conv", x, self.constant(weight), self.constant(bias), pads=pads, **attributes)
-
-    def interleave(self, phases: list[str]) -> str:
-        """Adds the image of which these are even and odd columns of even rows, and of odd rows."""
-        return self.apply("DepthToSpace", self.apply("Concat", *phases, axis=1), blocksize=2, mode="DCR")
 
     def cut(self, x: str, low: int, high: int) -> str:
         """Adds a cut to a range."""
@@ -88,35 +90,54 @@ def seed_analysis(layers: SeedLayers, device: str) -> Network:
 def seed_synthesis(layers: SeedLayers, device: str) -> Network:
     """Latents to images.
 
-    As convolutions that fill the lanes of a processor: with the layers as they are, an image took 461 us and not 263.
+    From the second layer on as convolutions that fill the lanes of a processor, of the four phases of an image, which only its
+    3 channels are interleaved of: with the layers as they are, an image took three times as long (docs/PERFORMANCE.md).
     """
     graph = Graph()
     first, second, last = layers.synthesis
-    x = graph.interleave(_phases(graph, "x", first))
+    shape = {"strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1]}
+    x = graph.apply("Relu", graph.apply("ConvTranspose", "x", *map(graph.constant, first), **shape))
     y = graph.apply("Sigmoid", _convolve_to_few(graph, _phases(graph, x, second), last))
-    return graph.compile(y, len(first.weight), len(last.bias))
+    return graph.compile(graph.apply("DepthToSpace", y, blocksize=2, mode="DCR"), len(first.weight), len(last.bias))
 
 
 def _phases(graph: Graph, x: str, layer: Convolution) -> list[str]:
     """A rectified transposed convolution of stride 2 as four plain ones, for even and odd rows and columns of its result."""
     rows = ([1], [2, 0])  # of its kernel, that meet an input; those of columns are the same
     phases = []
-    for i, j in itertools.product(range(2), range(2)):
+    for i, j in PHASES:
         kernel = graph.constant(layer.weight[:, :, rows[i]][:, :, :, rows[j]].transpose(1, 0, 2, 3))
         phases.append(graph.apply("Relu", graph.apply("Conv", x, kernel, graph.constant(layer.bias), pads=[0, 0, i, j])))
     return phases
 
 
 def _convolve_to_few(graph: Graph, phases: list[str], layer: Convolution) -> str:
-    """A convolution of interleaved phases: for each weight of the kernel a product, and then the sum of the shifted products.
+    """A convolution of an image that is there as phases; gives the phases of its result, the channels of each together.
 
-    Its 3 outputs would leave 13 of 16 lanes empty; so there are 27.
+    Its 3 outputs would leave 13 of 16 lanes empty; so there is a product for each of the 27 weights of an input. Then each
+    product is shifted to where its weight puts it, and they are summed.
     """
     outputs, inputs, *kernel = layer.weight.shape
-    taps = layer.weight.transpose(0, 2, 3, 1).reshape(-1, inputs, 1, 1)
-    products = graph.interleave([graph.apply("Conv", phase, graph.constant(taps)) for phase in phases])
-    shifts = np.eye(kernel[0] * kernel[1], dtype=np.float32).reshape(1, -1, *kernel)
-    return graph.convolve(products, np.repeat(shifts, outputs, axis=0), layer.bias, group=outputs)
+    taps = list(itertools.product(*map(range, kernel)))
+    weights = layer.weight.transpose(2, 3, 0, 1).reshape(-1, inputs, 1, 1)
+    padded = _round_up(len(weights), LANES)  # so that the phases can be joined without moving anything
+    weights = np.concatenate([weights, np.zeros((padded - len(weights), inputs, 1, 1), np.float32)])
+    products = graph.apply("Concat", *[graph.apply("Conv", phase, graph.constant(weights)) for phase in phases], axis=1)
+    shifts = np.zeros((len(PHASES) * padded, 1, *kernel), np.float32)
+    sums = np.zeros((len(PHASES) * outputs, len(shifts), 1, 1), np.float32)
+    for (number, phase), (place, tap) in itertools.product(enumerate(PHASES), enumerate(taps)):
+        # A product in row 2 i + phase belongs to row 2 i + phase + 1 - tap = 2 (i + step) + target; columns likewise.
+        (down, row), (right, column) = (divmod(at + 1 - offset, 2) for at, offset in zip(phase, tap, strict=True))
+        source, target = number * padded + place * outputs, PHASES.index((row, column)) * outputs
+        for channel in range(outputs):
+            shifts[source + channel, 0, 1 - down, 1 - right] = 1
+            sums[target + channel, source + channel] = 1
+    shifted = graph.apply("Conv", products, graph.constant(shifts), pads=[1] * 4, group=len(shifts))
+    return graph.convolve(shifted, sums, np.tile(layer.bias, len(PHASES)))
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 def fixed_point(transform: FixedPointTransform, quality: int, device: str) -> Network:

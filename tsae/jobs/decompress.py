@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsae import archive as ar
-from tsae import paths
+from tsae import paths, png
 from tsae.config import IMAGE_SIZE_PX
 from tsae.errors import CorruptDataError, InputError, TsaeError
-from tsae.images import MAX_PIXELS, PNG_HEAD_BYTES, encode_image, read_png_head
+from tsae.images import MAX_PIXELS, encode_image
 from tsae.progress import SharedCount, Tally
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def _find_outputs(records: ar.Records, job: DecompressJob) -> list[bool | None]:
 def _read_head(key: str, job: DecompressJob) -> bytes | None:
     """The first bytes in the place of a key's output; None if nothing is there."""
     try:
-        return job.output.read(output_name(key, job.whole_names), PNG_HEAD_BYTES)
+        return job.output.read(output_name(key, job.whole_names), png.HEAD_BYTES)
     except FileNotFoundError:
         return None
     except (OSError, ValueError):  # a folder, or a name that no file can have: nothing that may be replaced
@@ -285,7 +285,7 @@ def _read_head(key: str, job: DecompressJob) -> bytes | None:
 
 def _is_output(head: bytes, size_px: tuple[int, int], tag: str) -> bool | None:
     """Whether a file is the output of this size and tag; None for one of another record or model: it is stale."""
-    there_px, there_tag = read_png_head(head) or (None, None)
+    there_px, there_tag = png.read_head(head) or (None, None)
     if there_tag is None:
         return False
     return there_px == size_px if there_tag == tag else None
@@ -374,14 +374,12 @@ def write_images(shard: DecodedShard, job: DecompressJob) -> WriteResult:
     """
     failures, records = list(shard.failures), shard.records
     is_outside = functools.cache(functools.partial(leads_out, job.output.path))
-    images = zip(records.keys, shard.images, _sizes_px(records), output_tags(records, job), strict=True)
     chunk = Tally()
-    for done, (key, image, size_px, tag) in enumerate(images, 1):
+    for done, (key, file) in enumerate(zip(records.keys, _encode(shard, job), strict=True), 1):
         name = output_name(key, job.whole_names)
         if is_outside(posixpath.dirname(name)):
-            written: int | ar.Failure = ar.Failure(key, "write", "FileExistsError", LINKED)
-        else:
-            written = _write_image(key, name, image, size_px if job.restore_size else None, tag, job)
+            file = ar.Failure(key, "write", "FileExistsError", LINKED)
+        written = file if isinstance(file, ar.Failure) else _write(key, name, file, job)
         if isinstance(written, ar.Failure):
             failures.append(written)
             chunk = chunk.plus(Tally(1, failed=1))
@@ -393,15 +391,23 @@ def write_images(shard: DecodedShard, job: DecompressJob) -> WriteResult:
     return WriteResult(len(records) + len(shard.failures) - len(failures), shard.present, tuple(failures))
 
 
-def _write_image(
-    key: str, name: str, image: NDArray[np.uint8], size_px: tuple[int, int] | None, tag: str, job: DecompressJob
-) -> int | ar.Failure:
+def _encode(shard: DecodedShard, job: DecompressJob) -> Iterator[bytes | ar.Failure]:
+    """The PNG file of each image, or why there is none."""
+    tags = output_tags(shard.records, job)
+    if not job.restore_size:
+        yield from png.encode(shard.images, tags)
+        return
+    for key, image, size_px, tag in zip(shard.records.keys, shard.images, _sizes_px(shard.records), tags, strict=True):
+        if 0 < size_px[0] * size_px[1] <= MAX_PIXELS:
+            yield encode_image(image, "png", size_px, tag)
+        else:
+            size = f"{size_px[0]} x {size_px[1]} is not within {MAX_PIXELS} pixels"
+            yield ar.Failure(key, "write", "CorruptDataError", f"recorded size {size}; leave out --restore-size")
+
+
+def _write(key: str, name: str, file: bytes, job: DecompressJob) -> int | ar.Failure:
     """How many bytes were written, or why none."""
-    if size_px is not None and not 0 < size_px[0] * size_px[1] <= MAX_PIXELS:
-        message = f"recorded size {size_px[0]} x {size_px[1]} is not within {MAX_PIXELS} pixels; leave out --restore-size"
-        return ar.Failure(key, "write", "CorruptDataError", message)
     try:
-        file = encode_image(image, "png", size_px, tag)
         job.output.write(name, file)
     except OSError as error:
         if error.errno in FATAL_ERRORS:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tsae import archive as ar
 from tsae import paths
 from tsae.errors import InputError
-from tsae.images import read_png_head
 from tsae.jobs import decompress
 from tsae.jobs.decompress import find_whole_names, output_name
+from tsae.png import read_head
 
 PARTS = st.lists(
     st.sampled_from(["a", "b", "a.png", "a.jpg", "a.png.png", "a.jpg.png", "b.bmp", ".png", "a.png.jpg"]),
@@ -49,7 +49,7 @@ def test_outputs_tell_the_stored_checksum_and_the_model(archive_dir: Path, tmp_p
     assert len(rows) == 40
     for row in rows:
         tag = f"{row['crc32']:08x} {files.manifest.model_sha256[:16]}"
-        assert read_png_head((tmp_path / "out" / row["key"]).read_bytes()) == ((32, 32), tag)
+        assert read_head((tmp_path / "out" / row["key"]).read_bytes()) == ((32, 32), tag)
 
 
 def test_an_output_that_is_there_costs_one_bounded_read(
