@@ -6,8 +6,8 @@
 Contestants: `tsae compress` with both models, with its verification and without; HF datasets, PyTorch DataLoader, Ray Data
 and Apache Beam (`benchmarks/peers/`), each as its documentation would have it, with the network of `seed-8x8x8`, levels of
 8 bits and Parquet; a bare loop in plain processes that checks nothing; and the floor, the sum of what each unavoidable step
-takes alone; where they are named, ours and the bare loop with one worker as well. Back to images: `tsae decompress` with both
-models, datasets, DataLoader, the bare loop and the floor.
+takes alone, with the usual tools and with ours; where they are named, ours and the bare loop with one worker as well. Back to
+images: `tsae decompress` with both models, datasets, DataLoader, the bare loop and the floors.
 
 DATA holds PNG files, in folders or not. The input is N links to them, in turn. In each round everyone runs once on all of it
 and once on 2 images, which is start-up; a round before them warms up. What a contestant leaves is counted, then removed.

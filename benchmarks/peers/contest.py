@@ -72,6 +72,7 @@ CONTESTANTS = [
     ),
     Contestant("bare loop, 1 worker", BARE, ("bare",), directions=(COMPRESS,), workers=1, is_extra=True),
     Contestant("floor", FLOOR, ("floor",)),
+    Contestant("floor, our tools", FLOOR, ("own_floor",)),
 ]
 
 
