@@ -8,18 +8,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines import local
 from pipelines.options import CompressOptions
 from tsae import archive as ar
-from tsae import paths
+from tsae import log, paths
 from tsae.errors import InputError
 from tsae.inputs import Listing, list_inputs
 from tsae.jobs.compress import check_model, commit_archive, compress_task, finish
 from tsae.jobs.job_folder import CompressJob, count_images, finished_tasks, is_committed
 from tsae.jobs.plan import cut, find_state, plan, resume
+from tsae.jobs.run_report import Launch
 from tsae.jobs.target import Target, choose_quality
 from tsae.jobs.update import Changes, check_settings, check_writable, find_changes
 from tsae.model_facts import ModelFacts, check_quality, read_model_facts
@@ -74,6 +76,7 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
     Raises:
         TsaeError: if input, output, model or flags cannot be used, or writing fails. The archive is not changed then.
     """
+    stages = _Stages()
     local.check_flags(options.workers, flags)
     _check_options(options)
     archive = ar.Folder(paths.absolute(options.archive))
@@ -84,11 +87,12 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
         if is_committed(job):
             return Outcome(finish(job), 0)
         with _start_workers(options, count_images(job, range(job.tasks)), job.tasks, flags) as workers:
-            return _run_job(job, None, workers, flags)
+            return _run_job(job, None, stages, workers, flags)
     base = find_state(options.input, options.archive, options.overwrite)
     listing = list_inputs(options.input, options.root)
     for note in listing.notes:
-        print(note, file=sys.stderr)
+        log.say("note", note)
+    stages.end("list")
     settings = dataclasses.replace(settings, root=listing.root)
     if base is None or options.overwrite:
         settings, changes = _aim(settings, listing, model_file, options), None
@@ -105,7 +109,7 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
     with _start_workers(options, sum(len(task.rows) for task in tasks), len(tasks), flags) as workers:
         workers.call_each(check_model, model_file, options.model, options.device)
         job = plan(listing, tasks, archive, model_file, settings, base, changes is not None, failures, options.device)
-        return _run_job(job, changes, workers, flags)
+        return _run_job(job, changes, stages, workers, flags)
 
 
 def _check_options(options: CompressOptions) -> None:
@@ -152,7 +156,7 @@ def _aim(settings: ar.Settings, listing: Listing, model_file: bytes, options: Co
 
     codec = shared_codec(model_file, options.model, choose_device(options.device))
     choice = choose_quality(listing, codec, target, settings)
-    print(f"target of {target}: {choice}", file=sys.stderr)
+    log.say("target", f"target of {target}: {choice}", quality=choice.quality)
     return dataclasses.replace(settings, quality=choice.quality)
 
 
@@ -173,11 +177,30 @@ def _start_workers(options: CompressOptions, images: int, tasks: int, flags: Seq
     return local.Workers(1 if flags else local.choose_workers(options.workers, options.cores, images, tasks, is_shared))
 
 
-def _run_job(job: CompressJob, changes: Changes | None, workers: local.Workers, flags: Sequence[str]) -> Outcome:
+class _Stages:
+    """Seconds that the stages before the first task take."""
+
+    def __init__(self) -> None:
+        self.started_s = self._last_s = time.time()
+        self.stages_s: dict[str, float] = {}
+
+    def end(self, stage: str) -> None:
+        """What has passed since the stage before was this one."""
+        now_s = time.time()
+        self.stages_s[stage], self._last_s = now_s - self._last_s, now_s
+
+
+def _run_job(
+    job: CompressJob, changes: Changes | None, stages: _Stages, workers: local.Workers, flags: Sequence[str]
+) -> Outcome:
     """Runs the tasks that are not done yet, and commits."""
+    stages.end("plan")
+    launch = Launch(_engine_name(flags), None if flags else workers.count, stages.started_s, stages.stages_s)
+    job = dataclasses.replace(job, launch=launch)
     finished = finished_tasks(job)
     left = [task for task in range(job.tasks) if task not in finished]
     images = count_images(job, left)
+    log.tell("planned", images=images, tasks=len(left), engine=launch.engine, workers=launch.workers)
     with watch(images, "compressing") as progress:
         job = dataclasses.replace(job, progress=progress)
         if flags:
@@ -187,6 +210,14 @@ def _run_job(job: CompressJob, changes: Changes | None, workers: local.Workers, 
         else:
             run_here(workers, job, left)
     return Outcome(ar.read_manifest(job.archive), images, changes)
+
+
+def _engine_name(flags: Sequence[str]) -> str:
+    if not flags:
+        return "local"
+    from pipelines import engine
+
+    return engine.runner_name(flags)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def check_flags(flags: Sequence[str]) -> None:
     Raises:
         InputError: if one cannot be used.
     """
-    unknown, runner = _unknown(flags), _runner_name(flags)
+    unknown, runner = _unknown(flags), runner_name(flags)
     if unknown and runner.lower() in LOCAL_RUNNERS:
         raise InputError(f"{unknown[0]}: neither a flag of this command nor of Beam; see --help")
     try:
@@ -56,7 +56,8 @@ def _unknown(flags: Sequence[str]) -> list[str]:
         raise InputError(f"{message.getvalue().strip().splitlines()[-1]}; see Beam's documentation of its flags") from error
 
 
-def _runner_name(flags: Sequence[str]) -> str:
+def runner_name(flags: Sequence[str]) -> str:
+    """The runner that Beam flags name, or the one for where they name none."""
     is_named = any(flag == "--runner" or flag.startswith("--runner=") for flag in flags)
     return str(PipelineOptions(list(flags)).view_as(StandardOptions).runner) if is_named else DEFAULT_RUNNER
 
@@ -79,7 +80,7 @@ def run(build: Callable[[beam.Pipeline], object], flags: Sequence[str]) -> None:
         TsaeError: what a step raised, wherever it ran.
     """
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs each error's traceback; ours is one line
-    pipeline = beam.Pipeline(_runner_name(flags), PipelineOptions(list(flags)))
+    pipeline = beam.Pipeline(runner_name(flags), PipelineOptions(list(flags)))
     build(pipeline)
     try:
         pipeline.run().wait_until_finish()

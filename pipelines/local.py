@@ -102,6 +102,7 @@ class Workers:
         Args:
             count: How many; 1 is this process itself.
         """
+        self.count = count
         self._workers = _start(count) if count > 1 else {}
 
     def call_each(self, function: Callable[..., T], *args: Any) -> list[T]:

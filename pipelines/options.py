@@ -95,6 +95,9 @@ def add_decompress_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="local processes (default: all cores, 1 for small jobs)")
     parser.add_argument("--allow-failures", action="store_true", help="exit 0 even if some images failed")
+    parser.add_argument(
+        "--log-json", action="store_true", help="say on standard error in JSON lines what is done and how it ends"
+    )
     parser.epilog = "Other flags go to Beam: --runner=FlinkRunner --flink_master=... and so on."
 
 

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tsae import __version__
+from tsae import __version__, log
 from tsae.config import DEFAULT_MODEL
 from tsae.errors import TsaeError
 
@@ -66,11 +66,11 @@ def _guarded(parse: Callable[[Sequence[str]], tuple[argparse.Namespace, list[str
     """Runs what was parsed, and turns every expected end into an exit code and at most one line."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     args, flags = parse(argv)
-    with _catch_signals() as received:
+    with log.json_lines(getattr(args, "log_json", False)), _catch_signals() as received:
         try:
             return int(args.run(args, flags))
         except TsaeError as error:
-            print(f"tsae: error: {' '.join(str(error).split())}", file=sys.stderr)
+            log.say("refused", " ".join(str(error).split()), "error", error=type(error).__name__, exit_code=EXIT_REFUSED)
             return EXIT_REFUSED
         except BrokenPipeError:  # whoever read our output has enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -80,12 +80,15 @@ def _guarded(parse: Callable[[Sequence[str]], tuple[argparse.Namespace, list[str
                 return _report_bug()
             if not received:
                 raise
-            print("tsae: interrupted", file=sys.stderr)
+            log.say("interrupted", "interrupted", "warning", exit_code=128 + received[0])
             return 128 + received[0]
 
 
 def _report_bug() -> int:
     """Prints a traceback; its exit code is not that of failed images."""
+    if log.is_json():
+        log.tell("bug", "error", traceback=traceback.format_exc(), version=__version__, exit_code=EXIT_BUG)
+        return EXIT_BUG
     traceback.print_exc()
     print(f"tsae {__version__}: this is a bug; please report it with the lines above", file=sys.stderr)
     return EXIT_BUG
@@ -251,7 +254,10 @@ def _compress(args: argparse.Namespace, flags: list[str]) -> int:
     if failed:
         with open_archive(args.archive) as archive:
             _show_failures(archive.failures(), f"{args.archive}/failures")
-    return EXIT_FAILURES if failed and not args.allow_failures else 0
+    exit_code = EXIT_FAILURES if failed and not args.allow_failures else 0
+    facts = {"archive": args.archive, "done": outcome.done, "seconds": round(seconds, 3), "exit_code": exit_code}
+    log.tell("compressed", **facts, **dataclasses.asdict(counts))
+    return exit_code
 
 
 def _describe_changes(changes: Changes) -> str:
@@ -274,14 +280,18 @@ def _decompress(args: argparse.Namespace, flags: list[str]) -> int:
     print(f"{args.output}: {counts.written} images written{there}{_failed(counts.failed)}, {_rate(counts.written, seconds)}")
     if counts.failed:
         _show_failures(read_failures(args.output), failures_file(args.output))
-    return EXIT_FAILURES if counts.failed and not args.allow_failures else 0
+    exit_code = EXIT_FAILURES if counts.failed and not args.allow_failures else 0
+    facts = {"output": args.output, "seconds": round(seconds, 3), "exit_code": exit_code}
+    log.tell("decompressed", **facts, **dataclasses.asdict(counts))
+    return exit_code
 
 
 def _show_failures(failures: Sequence[Failure], table: str) -> None:
     """Prints the first failures, and where all of them are."""
     for failure in failures[:SHOWN_FAILURES]:
-        print(f"{_printable(failure.path)}: {failure.message}", file=sys.stderr)
-    print(f"all {len(failures)} failures: {table}", file=sys.stderr)
+        facts = {"key": failure.path, "stage": failure.stage, "error": failure.error}
+        log.say("failed", f"{_printable(failure.path)}: {failure.message}", **facts)
+    log.say("failures", f"all {len(failures)} failures: {table}", failures=len(failures), table=table)
 
 
 def _count(count: int, noun: str) -> str:
@@ -301,7 +311,7 @@ def _get(args: argparse.Namespace, flags: list[str]) -> int:
 
     missing = get_images(args.archive, args.keys, args.output, args.format)
     for line in missing:
-        print(f"tsae: error: {line}", file=sys.stderr)
+        log.say("missing", line, "error")
     return EXIT_FAILURES if missing else 0
 
 

@@ -17,9 +17,13 @@ from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
+from tsae import log
+
 PLAIN_INTERVAL_S = 60.0
 """Time between plain lines: a short job says nothing, and a log file of a long one still shows that it is alive."""
 
+JSON_INTERVAL_S = 10.0
+"""Time between JSON lines, which machines read: a graph wants more of them."""
 
 WATCH_INTERVAL_S = 0.25
 """Time between looks at what other processes counted."""
@@ -38,7 +42,7 @@ class Progress:
             stream: Where to show it; None is standard error.
         """
         self._stream = sys.stderr if stream is None else stream
-        self._is_terminal = _is_terminal(self._stream)
+        self._is_terminal = _is_terminal(self._stream) and not log.is_json()
         is_bytes = unit == "bytes"
         self._bar = tqdm(
             total=total,
@@ -50,30 +54,37 @@ class Progress:
             dynamic_ncols=True,
             smoothing=0.1,
         )
-        self._label, self._unit, self._total = label, "MB" if is_bytes else unit, total
+        self._label, self._unit_name, self._unit, self._total = label, unit, "MB" if is_bytes else unit, total
         self._scale, self._digits = (1e-6, 1) if is_bytes else (1.0, 0)
-        self._count, self._facts = 0, ""
+        self._count, self._facts = 0, dict[str, Any]()
         self._started_s = self._printed_s = time.monotonic()
 
     def update(self, count: int, **facts: Any) -> None:
-        """Adds `count`, and shows `facts` (name=value) beside it."""
+        """Adds `count`, and shows `facts` (name=value) beside it; for people, `x_bytes` as "x" in MB."""
         self._count += count
-        self._facts = ", ".join(f"{name} {value}" for name, value in facts.items()) or self._facts
+        self._facts = facts or self._facts
         if self._is_terminal:
-            self._bar.set_postfix_str(self._facts, refresh=False)
+            self._bar.set_postfix_str(self._shown_facts(), refresh=False)
             self._bar.update(count)
-        elif time.monotonic() - self._printed_s >= PLAIN_INTERVAL_S:
+        elif time.monotonic() - self._printed_s >= (JSON_INTERVAL_S if log.is_json() else PLAIN_INTERVAL_S):
             self._print_line()
 
     def _print_line(self) -> None:
         self._printed_s = time.monotonic()
-        elapsed_s = max(self._printed_s - self._started_s, 1e-9)
-        rate = self._count / elapsed_s
-        left = f", {(self._total - self._count) / rate:.0f} s left" if 0 < self._count < self._total else ""
-        facts = f", {self._facts}" if self._facts else ""
+        rate = self._count / max(self._printed_s - self._started_s, 1e-9)
+        left_s = (self._total - self._count) / rate if 0 < self._count < self._total else None
+        if log.is_json():
+            facts = {"doing": self._label, "unit": self._unit_name, "done": self._count, "total": self._total, **self._facts}
+            log.tell("progress", **facts, rate_per_s=round(rate, 1), left_s=None if left_s is None else round(left_s, 1))
+            return
+        left = "" if left_s is None else f", {left_s:.0f} s left"
+        facts = f", {self._shown_facts()}" if self._facts else ""
         count, total, speed = (f"{n * self._scale:.{self._digits}f}" for n in (self._count, self._total, rate))
         line = f"{self._label}: {count}/{total} {self._unit}, {speed} {self._unit}/s{facts}{left}"
         print(line, file=self._stream, flush=True)
+
+    def _shown_facts(self) -> str:
+        return ", ".join(_shown(name, value) for name, value in self._facts.items())
 
     def __enter__(self) -> Progress:
         """Returns itself."""
@@ -84,6 +95,11 @@ class Progress:
         self._bar.close()
         if not self._is_terminal and self._printed_s > self._started_s:
             self._print_line()
+
+
+def _shown(name: str, value: Any) -> str:
+    short = name.removesuffix("_bytes")
+    return f"{name} {value}" if short == name else f"{short} {value / 1e6:.1f} MB"
 
 
 def _is_terminal(stream: TextIO) -> bool:
@@ -161,6 +177,5 @@ def _follow(count: SharedCount, progress: Progress, ended: threading.Event) -> N
     while not is_last:
         is_last = ended.wait(WATCH_INTERVAL_S)
         now = count.total()
-        facts = {"in": f"{now.bytes_in / 1e6:.1f} MB", "out": f"{now.bytes_out / 1e6:.1f} MB"}
-        progress.update(max(now.images - shown, 0), failed=now.failed, **facts)
+        progress.update(max(now.images - shown, 0), failed=now.failed, in_bytes=now.bytes_in, out_bytes=now.bytes_out)
         shown = max(now.images, shown)

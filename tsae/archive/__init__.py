@@ -22,6 +22,7 @@ from tsae.archive.files import MANIFEST_FILE as MANIFEST_FILE
 from tsae.archive.files import MODEL_FILE as MODEL_FILE
 from tsae.archive.files import PLAN_FILE as PLAN_FILE
 from tsae.archive.files import PROVENANCE_FOLDER as PROVENANCE_FOLDER
+from tsae.archive.files import RUN_FILE as RUN_FILE
 from tsae.archive.files import FileEntry as FileEntry
 from tsae.archive.files import digest as digest
 from tsae.archive.files import file_number as file_number

@@ -7,6 +7,7 @@ ARCHIVE/lists/<number>-<sha256>.parquet      shards, by their names, digests, ke
 ARCHIVE/shards/<number>-<sha256>.parquet     records
 ARCHIVE/provenance/<number>-<sha256>.parquet what the records were made from; only needed to bring the archive up to date
 ARCHIVE/failures/<number>-<sha256>.parquet   what did not come through; absent where everything did
+ARCHIVE/run.json                             what the last run was, for operators
 ARCHIVE/job/                                 only while a job runs: its list of inputs and its model
 ```
 """
@@ -25,6 +26,9 @@ MODEL_FILE = "model.safetensors"
 JOB_FOLDER = "job"
 PLAN_FILE = f"{JOB_FOLDER}/plan.json"
 """What makes a job one that can be resumed; see `tsae.jobs.plan`."""
+
+RUN_FILE = "run.json"
+"""What the last run was, for operators; see `tsae.jobs.run_report`."""
 
 PROVENANCE_FOLDER = "provenance"
 
@@ -155,4 +159,4 @@ def read_digested(archive: Folder, name: str, sha256: str, size_bytes: int | Non
 def is_leftover(name: str) -> bool:
     """Whether a file of this name, if no manifest names it, was left by a job of tsae's; nobody else's is called so."""
     patterns = (FILE_NAME, OTHER_MODEL_FILE, JOB_FILE)
-    return any(pattern.fullmatch(name) for pattern in patterns) or bool(TEMPORARY.search(name))
+    return name == RUN_FILE or any(pattern.fullmatch(name) for pattern in patterns) or bool(TEMPORARY.search(name))

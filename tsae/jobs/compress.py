@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +22,7 @@ from tsae.images import decode_image, encode_lossless, resize
 from tsae.inputs import ContainerError, Item, Read, map_inputs, stat_input
 from tsae.jobs import job_folder
 from tsae.jobs.job_folder import CompressJob, TaskResult
+from tsae.jobs.run_report import write_run_report
 from tsae.metrics import psnr_db
 from tsae.model_facts import read_model_facts
 from tsae.paths import ConflictError
@@ -46,6 +48,7 @@ class TaskImages:
         images: uint8 `[N, 32, 32, 3]`.
         origins: The states of their files.
         failures: The others.
+        stages_s: Seconds that the stages took so far.
     """
 
     task: int
@@ -55,16 +58,31 @@ class TaskImages:
     images: NDArray[np.uint8]
     origins: list[ar.Origin]
     failures: list[ar.Failure]
+    stages_s: dict[str, float]
+
+    def counts(self) -> dict[str, int]:
+        """What was done, by names of metrics."""
+        return {
+            "images_read": len(self.keys),
+            "images_failed": len(self.failures),
+            "bytes_read": sum(origin.size_bytes for origin in self.origins),
+        }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedTask:
-    """The records of one task, still to be written, the states of their files, and the failures."""
+    """The records of one task, still to be written, the states of their files, the failures, and seconds by stage so far."""
 
     task: int
     records: ar.Records
     origins: dict[str, ar.Origin]
     failures: list[ar.Failure]
+    stages_s: dict[str, float]
+
+    def counts(self) -> dict[str, int]:
+        """What was done, by names of metrics."""
+        lossless = sum(image is not None for image in self.records.lossless)
+        return {"images_encoded": len(self.records), "images_lossless": lossless}
 
 
 def read_images(task: int, job: CompressJob) -> TaskImages:
@@ -80,6 +98,7 @@ def read_images(task: int, job: CompressJob) -> TaskImages:
     Raises:
         InputError: if another job has taken this one's place.
     """
+    started_s = time.perf_counter()
     items, root = job_folder.read_listing(task, job), job.settings.root
     outcomes = map_inputs(functools.partial(_read_image, root), items, root)
     pairs = zip(items, outcomes, strict=True)
@@ -92,6 +111,7 @@ def read_images(task: int, job: CompressJob) -> TaskImages:
         np.stack([row[3] for row in rows]) if rows else np.empty((0, 32, 32, 3), np.uint8),
         [row[4] for row in rows],
         [outcome for outcome in outcomes if isinstance(outcome, ar.Failure)],
+        {"read": time.perf_counter() - started_s},
     )
 
 
@@ -161,6 +181,7 @@ def encode_images(images: TaskImages, job: CompressJob) -> EncodedTask:
         Their records, in the same order, and the failures unchanged.
     """
     codec = load_codec(job)
+    started_s = time.perf_counter()
     parts = []
     for start in range(0, len(images.keys), CHUNK_IMAGES):
         parts.append(encode_chunk(images.images[start : start + CHUNK_IMAGES], codec, job.settings))
@@ -169,7 +190,9 @@ def encode_images(images: TaskImages, job: CompressJob) -> EncodedTask:
     coded = ar.concatenate(parts)
     widths, heights = images.sizes_px.T
     records = dataclasses.replace(coded, keys=images.keys, widths=widths, heights=heights, labels=images.labels)
-    return EncodedTask(images.task, records, dict(zip(images.keys, images.origins, strict=True)), images.failures)
+    origins = dict(zip(images.keys, images.origins, strict=True))
+    stages_s = images.stages_s | {"encode": time.perf_counter() - started_s}
+    return EncodedTask(images.task, records, origins, images.failures, stages_s)
 
 
 def encode_chunk(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings) -> ar.Records:
@@ -207,6 +230,7 @@ def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
         InputError: if a file cannot be written, such as on a full disk, or another job has taken this one's place.
         TsaeError: if a shard that it replaces is damaged.
     """
+    started_s = time.perf_counter()
     job_folder.check_owner(job)
     replaces = job.replaces[encoded.task]
     number, entry = job.first_number + encoded.task, None
@@ -218,9 +242,9 @@ def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
             records, origins = merge(_old_records(old, replaces), records), old.origins(replaces) | origins
         entry = ar.write_shard(job.archive, number, records, origins, job.model_sha256)
         _count(job, bytes_in=sum(origin.size_bytes for origin in encoded.origins.values()), bytes_out=entry.bytes)
-    result = TaskResult(
-        encoded.task, entry, job_folder.write_failures(job.archive, job.first_number + encoded.task, encoded.failures)
-    )
+    failures = job_folder.write_failures(job.archive, job.first_number + encoded.task, encoded.failures)
+    stages_s = encoded.stages_s | {"write": time.perf_counter() - started_s}
+    result = TaskResult(encoded.task, entry, failures, stages_s)
     job_folder.keep_result(result, job)
     return result
 
@@ -267,7 +291,8 @@ def commit_archive(results: Iterable[TaskResult], job: CompressJob) -> ar.Manife
     if by_task.keys() != set(range(job.tasks)):
         raise InputError(f"{job.archive.path}: {len(by_task)} of {job.tasks} tasks are done; finish it with --resume")
     base = job_folder.base_text(job)
-    manifest = _build_manifest([by_task[task] for task in range(job.tasks)], job)
+    in_order = [by_task[task] for task in range(job.tasks)]
+    manifest = _build_manifest(in_order, job)
     ar.write(job.archive, job.model_file, _model(job))
     with job_folder.turn(job):
         try:
@@ -276,6 +301,7 @@ def commit_archive(results: Iterable[TaskResult], job: CompressJob) -> ar.Manife
             if isinstance(error.__cause__, ConflictError):
                 job_folder.give_up(job)  # what it started from is gone
             raise
+        write_run_report(job, manifest, in_order)
         _clean_up(job, manifest, base)
     return manifest
 

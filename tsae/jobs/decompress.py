@@ -83,6 +83,10 @@ class ShardRecords:
     present: int
     failures: list[ar.Failure]
 
+    def counts(self) -> dict[str, int]:
+        """What was done, by names of metrics."""
+        return {"images_read": len(self.records), "images_present": self.present}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DecodedShard:
@@ -93,6 +97,10 @@ class DecodedShard:
     present: int
     failures: list[ar.Failure]
 
+    def counts(self) -> dict[str, int]:
+        """What was done, by names of metrics."""
+        return {"images_decoded": len(self.records)}
+
 
 @dataclasses.dataclass(frozen=True)
 class WriteResult:
@@ -101,6 +109,10 @@ class WriteResult:
     written: int
     present: int
     failures: tuple[ar.Failure, ...]
+
+    def counts(self) -> dict[str, int]:
+        """What was done, by names of metrics."""
+        return {"images_written": self.written, "images_failed": len(self.failures)}
 
 
 def plan(archive: str, output: str, select: str | None, restore_size: bool, overwrite: bool) -> tuple[DecompressJob, int, int]:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from tsae import archive as ar
 from tsae.errors import InputError, TsaeError
 from tsae.inputs import Item, fill, items_of
+from tsae.jobs.run_report import Launch
 from tsae.progress import SharedCount
 
 MODEL_FILE = ar.MODEL_FILE
@@ -54,6 +55,7 @@ class CompressJob:
         skipped: Input files passed over because of their endings.
         known_failures: Failures of the listing, and older ones that stay: their file in the job folder.
         progress: Where finished images are counted; None where nobody watches.
+        launch: How this run began; None where nobody asks.
     """
 
     archive: ar.Folder
@@ -70,6 +72,7 @@ class CompressJob:
     skipped: int
     known_failures: ar.FileEntry | None
     progress: SharedCount | None = None
+    launch: Launch | None = None
 
     @property
     def tasks(self) -> int:
@@ -83,7 +86,7 @@ class CompressJob:
     def to_json(self) -> bytes:
         """What `resume` needs to make the job again, the archive's place excepted."""
         fields = dataclasses.asdict(self)
-        kept = {name: value for name, value in fields.items() if name not in ("archive", "progress")}
+        kept = {name: value for name, value in fields.items() if name not in ("archive", "progress", "launch")}
         return json.dumps(kept, indent=1).encode()
 
     @classmethod
@@ -105,11 +108,23 @@ BINARY = ("footer", "crc32s")
 
 @dataclasses.dataclass(frozen=True)
 class TaskResult:
-    """What one task adds to the archive; None where there is nothing to name."""
+    """What one task adds to the archive; None where there is nothing to name.
+
+    Attributes:
+        task: Its number.
+        shard: Its images.
+        failures: The others.
+        stages_s: Seconds that its stages took, which differ from run to run.
+    """
 
     task: int
     shard: ar.ShardEntry | None
     failures: ar.FileEntry | None
+    stages_s: dict[str, float] = dataclasses.field(default_factory=dict, compare=False)
+
+    def counts(self) -> dict[str, int]:
+        """What was done, by names of metrics."""
+        return {} if self.shard is None else {"images_written": self.shard.rows, "bytes_written": self.shard.bytes}
 
     def to_json(self) -> bytes:
         """What `from_json` reads."""
