@@ -184,6 +184,7 @@ def _run_job(job: CompressJob, changes: Changes | None, workers: local.Workers, 
             from pipelines import engine
 
             engine.run(lambda pipeline: build(pipeline, job, left), flags)
+            finish(job)
         else:
             run_here(workers, job, left)
     return Outcome(ar.read_manifest(job.archive), images, changes)

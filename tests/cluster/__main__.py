@@ -197,7 +197,9 @@ def _wait_for_slots(driver: hosts.Host, url: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.cluster", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("engine", choices=["flink", "spark", "prism"])
     parser.add_argument("action", choices=["up", "down", "run", "keep"])
     parser.add_argument("command", nargs=argparse.REMAINDER, help="for run")

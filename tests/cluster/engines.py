@@ -26,14 +26,17 @@ SLOTS = 2
 JAVA = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """What starts fastest on few cores."""
 
-OPENS = tuple(
-    f"--add-opens=java.base/{package}=ALL-UNNAMED"
-    for package in (
-        *("java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.util"),
-        *("java.util.concurrent", "java.util.concurrent.atomic", "sun.nio.ch", "sun.nio.cs", "sun.security.action"),
-        *("java.text", "java.time", "java.util.concurrent.locks", "sun.util.calendar", "jdk.internal.ref"),
-    )
-) + ("--add-exports=java.base/sun.net.util=ALL-UNNAMED", "-Djdk.reflect.useDirectMethodHandle=false")
+OPENED = (
+    *("java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.text", "java.time"),
+    *("java.util", "java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks", "jdk.internal.ref"),
+    *("sun.nio.ch", "sun.nio.cs", "sun.security.action", "sun.util.calendar"),
+)
+
+OPENS = [
+    *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED),
+    "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
+    "-Djdk.reflect.useDirectMethodHandle=false",
+]
 """What engines of the time of Java 8 look into."""
 
 
@@ -74,6 +77,7 @@ def plan(engine: str, hosts: dict[str, Host], folder: Path) -> Cluster:
     python = ["-m", "tests.cluster.store", hosts["store"].address, str(STORE_PORT)]
     common = [Spec("store", "store", [sys.executable, *python], STORE_PORT)]
     nodes = NODES if hosts["node1"].address != hosts["node2"].address else NODES[:1]  # on one machine there is one port
+    nodes = ("driver",) if engine == "prism" else nodes
     command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={POOL_PORT}"]
     common += [Spec(f"pool-{node}", node, command, POOL_PORT) for node in nodes]
     engines: dict[str, Callable[[dict[str, Host], Path], Cluster]] = {"flink": _flink, "spark": _spark, "prism": _prism}
@@ -165,7 +169,9 @@ def _spark(hosts: dict[str, Host], folder: Path) -> Cluster:
         Spec("master", "head", [*java, f"{main}.master.Master", "--host", head, "--port", "7077"], 7077),
         *(
             Spec(
-                f"worker-{node}", node, [*java, f"{main}.worker.Worker", "--host", hosts[node].address, *workers, f"spark://{head}:7077"]
+                f"worker-{node}",
+                node,
+                [*java, f"{main}.worker.Worker", "--host", hosts[node].address, *workers, f"spark://{head}:7077"],
             )
             for node in NODES
         ),
@@ -206,14 +212,16 @@ def _describe(is_beams: bool) -> str:
 
 
 def _prism(hosts: dict[str, Host], folder: Path) -> Cluster:
-    """On a node, as Prism tells its workers to find it at `localhost`."""
+    """All on one host, as Prism tells clients and workers to find it at `localhost`."""
     argv = [str(software.prism()), f"-job_port={PRISM_PORT}", "-serve_http=false"]
-    flags = ["--runner=PortableRunner", f"--job_endpoint={hosts['node1'].address}:{PRISM_PORT}"]
-    return Cluster([Spec("prism", "node1", argv, PRISM_PORT)], flags, f"Prism {software.BEAM}")
+    flags = ["--runner=PortableRunner", f"--job_endpoint={hosts['driver'].address}:{PRISM_PORT}"]
+    return Cluster([Spec("prism", "driver", argv, PRISM_PORT)], flags, f"Prism {software.BEAM}")
 
 
 LOGGING = """<Configuration status="ERROR">
- <Appenders><Console name="out" target="SYSTEM_ERR"><PatternLayout pattern="%d{HH:mm:ss.SSS} %-5p %c{1} %m%n"/></Console></Appenders>
+ <Appenders>
+  <Console name="out" target="SYSTEM_ERR"><PatternLayout pattern="%d{HH:mm:ss.SSS} %-5p %c{1} %m%n"/></Console>
+ </Appenders>
  <Loggers><Root level="INFO"><AppenderRef ref="out"/></Root></Loggers>
 </Configuration>
 """

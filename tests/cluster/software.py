@@ -86,7 +86,10 @@ def _from_maven(artifact: str, version: str, whole: bool) -> str:
             command = ["mvn", "-q", "-B", "-f", str(new / "pom.xml"), "dependency:copy-dependencies"]
             try:
                 subprocess.run(
-                    [*command, f"-DoutputDirectory={new}/jars"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                    [*command, f"-DoutputDirectory={new}/jars"],
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
                 )
             except subprocess.CalledProcessError:
                 missing.touch()

@@ -249,7 +249,7 @@ def merge(old: ar.Records, new: ar.Records) -> ar.Records:
 
 
 def commit_archive(results: Iterable[TaskResult], job: CompressJob) -> ar.Manifest:
-    """Makes the written shards the archive's new state.
+    """Makes the written shards the archive's new state, and removes what is left of the job.
 
     Args:
         results: Of the tasks of this run, in any order; a task that a runner ran twice may come twice. Those of
@@ -262,26 +262,49 @@ def commit_archive(results: Iterable[TaskResult], job: CompressJob) -> ar.Manife
     Raises:
         InputError: if a file cannot be written, a task is not done, or the archive was changed meanwhile.
     """
-    job_folder.check_owner(job)
-    by_task = job_folder.finished_tasks(job) | {result.task: result for result in results}
-    if by_task.keys() != set(range(job.tasks)):
-        raise InputError(f"{job.archive.path}: {len(by_task)} of {job.tasks} tasks are done; finish it with --resume")
-    base = job_folder.base_text(job)
-    manifest = _build_manifest([by_task[task] for task in range(job.tasks)], job)
-    ar.write(job.archive, job.model_file, _model(job))
+    manifest, base = _write_state(results, job)
     with job_folder.turn(job):
-        try:
-            ar.commit(job.archive, manifest, base)
-        except InputError as error:
-            if isinstance(error.__cause__, ConflictError):
-                job_folder.give_up(job)  # what it started from is gone
-            raise
+        _commit(manifest, base, job)
         _clean_up(job, manifest, base)
     return manifest
 
 
+def commit_state(results: Iterable[TaskResult], job: CompressJob) -> ar.Manifest:
+    """The same, but what the job needs stays until `finish`: doing it again changes nothing.
+
+    An engine that loses a worker right after the commit runs this step again, and needs the job for that.
+
+    Raises:
+        InputError: as `commit_archive` does.
+    """
+    manifest, base = _write_state(results, job)
+    with job_folder.turn(job):
+        _commit(manifest, base, job)
+    return manifest
+
+
+def _write_state(results: Iterable[TaskResult], job: CompressJob) -> tuple[ar.Manifest, bytes | None]:
+    """Writes all that the new manifest names; returns that and the old one."""
+    job_folder.check_owner(job)
+    by_task = job_folder.finished_tasks(job) | {result.task: result for result in results}
+    if by_task.keys() != set(range(job.tasks)):
+        raise InputError(f"{job.archive.path}: {len(by_task)} of {job.tasks} tasks are done; finish it with --resume")
+    manifest = _build_manifest([by_task[task] for task in range(job.tasks)], job)
+    ar.write(job.archive, job.model_file, _model(job))
+    return manifest, job_folder.base_text(job)
+
+
+def _commit(manifest: ar.Manifest, base: bytes | None, job: CompressJob) -> None:
+    try:
+        ar.commit(job.archive, manifest, base)
+    except InputError as error:
+        if isinstance(error.__cause__, ConflictError):
+            job_folder.give_up(job)  # what it started from is gone
+        raise
+
+
 def finish(job: CompressJob) -> ar.Manifest:
-    """Removes what is left of a job that was killed after its commit.
+    """Removes what is left of a job after its commit.
 
     Returns:
         The manifest that it committed.

@@ -66,6 +66,20 @@ def test_a_commit_that_ran_twice_changes_nothing(
         assert len(archive) == len(archive.to_table()) == 40
 
 
+def test_a_commit_may_be_repeated_until_the_job_is_finished(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    """An engine may run the last step again whose worker was lost right after it."""
+    job = plan_job(signs_dir, tmp_path / "archive")
+    results = [run(0, job)]
+    first = compress.commit_state(results, job)
+    files = {path: path.read_bytes() for path in (tmp_path / "archive").rglob("*") if path.is_file()}
+    assert compress.commit_state(results, job) == first
+    assert {path: path.read_bytes() for path in (tmp_path / "archive").rglob("*") if path.is_file()} == files
+    assert compress.finish(job) == first
+    assert not (tmp_path / "archive" / "job").exists()
+    with pytest.raises(InputError, match="another command"):
+        compress.commit_state(results, job)
+
+
 def test_nothing_is_visible_before_the_commit(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
     job = plan_job(signs_dir, tmp_path / "archive")
     run(0, job)
