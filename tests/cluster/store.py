@@ -12,7 +12,7 @@ from typing import Any
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-CONTROL = "/faults"
+CONTROL = "/-/faults"
 """A request for this path, with a query such as `error=0.02&hang=0.01&seed=1`, sets the shares of requests that are harmed."""
 
 HANG_S = 40.0
