@@ -13,7 +13,7 @@ import tsae
 from tsae.archive import ArchiveFiles, Folder, Records, concatenate
 from tsae.errors import InputError
 from tsae.inputs import list_inputs
-from tsae.jobs import compress
+from tsae.jobs import compress, job_folder
 from tsae.jobs import plan as planning
 from tsae.jobs.job_folder import CompressJob, TaskResult
 
@@ -127,6 +127,19 @@ def test_results_of_earlier_runs_are_counted_in(
         run(task, job)
     job = planning.resume(str(signs_dir), job.archive)
     assert compress.commit_archive([run(1, job)], job).images == 40
+
+
+def test_what_is_done_can_be_seen_in_the_job_folder(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "SHARD_IMAGES", 15)
+    job = plan_job(signs_dir, tmp_path / "archive")
+    images = job_folder.count_images(job, range(3))
+    assert (sum(images.values()), set(images)) == (40, {0, 1, 2})
+    assert job_folder.count_done(job, images) == 0
+    run(2, job)
+    run(0, job)
+    assert job_folder.count_done(job, images) == images[0] + images[2]
 
 
 def test_merged_records_keep_their_places() -> None:
