@@ -19,7 +19,7 @@ from tsae import log, paths
 from tsae.errors import InputError
 from tsae.inputs import Listing, list_inputs
 from tsae.jobs.compress import check_model, commit_archive, compress_task, finish
-from tsae.jobs.job_folder import CompressJob, count_images, finished_tasks, is_committed
+from tsae.jobs.job_folder import CompressJob, count_done, count_images, finished_tasks, is_committed
 from tsae.jobs.plan import cut, find_state, plan, resume
 from tsae.jobs.run_report import Launch
 from tsae.jobs.target import Target, choose_quality
@@ -86,7 +86,7 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
         job = _resume(options, archive, settings, model_file)
         if is_committed(job):
             return Outcome(finish(job), 0)
-        with _start_workers(options, count_images(job, range(job.tasks)), job.tasks, flags) as workers:
+        with _start_workers(options, sum(count_images(job, range(job.tasks)).values()), job.tasks, flags) as workers:
             return _run_job(job, None, stages, workers, flags)
     base = find_state(options.input, options.archive, options.overwrite)
     listing = list_inputs(options.input, options.root)
@@ -177,6 +177,24 @@ def _start_workers(options: CompressOptions, images: int, tasks: int, flags: Seq
     return local.Workers(1 if flags else local.choose_workers(options.workers, options.cores, images, tasks, is_shared))
 
 
+@dataclasses.dataclass
+class _Elsewhere:
+    """How many images are done on other machines.
+
+    Attributes:
+        job: The job.
+        images: Of each of its tasks.
+        is_over: Whether all are, and the job's folder may be gone.
+    """
+
+    job: CompressJob
+    images: dict[int, int]
+    is_over: bool = False
+
+    def __call__(self) -> int:
+        return sum(self.images.values()) if self.is_over else count_done(self.job, self.images)
+
+
 class _Stages:
     """Seconds that the stages before the first task take."""
 
@@ -200,16 +218,20 @@ def _run_job(
     finished = finished_tasks(job)
     left = [task for task in range(job.tasks) if task not in finished]
     images = count_images(job, left)
-    log.tell("planned", images=images, tasks=len(left), engine=launch.engine, workers=launch.workers)
-    with watch(images, "compressing") as progress:
+    total = sum(images.values())
+    elsewhere = _Elsewhere(job, images) if flags else None
+    log.tell("planned", images=total, tasks=len(left), engine=launch.engine, workers=launch.workers)
+    with watch(total, "compressing", elsewhere) as progress:
         job = dataclasses.replace(job, progress=progress)
-        if flags:
+        if elsewhere:
             from pipelines import engine
 
             engine.run(lambda pipeline: build(pipeline, job, left), flags)
+            finish(job)
+            elsewhere.is_over = True
         else:
             run_here(workers, job, left)
-    return Outcome(ar.read_manifest(job.archive), images, changes)
+    return Outcome(ar.read_manifest(job.archive), total, changes)
 
 
 def _engine_name(flags: Sequence[str]) -> str:

@@ -11,9 +11,11 @@ import contextlib
 import io
 import logging
 import re
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners import create_runner
 
@@ -77,18 +79,78 @@ def run(build: Callable[[beam.Pipeline], object], flags: Sequence[str]) -> None:
         flags: Beam flags, known to `check_flags`.
 
     Raises:
-        TsaeError: what a step raised, wherever it ran.
+        TsaeError: what a step raised, wherever it ran, or that the engine failed.
     """
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs each error's traceback; ours is one line
-    pipeline = beam.Pipeline(runner_name(flags), PipelineOptions(list(flags)))
+    name = runner_name(flags)
+    pipeline = beam.Pipeline(name, PipelineOptions(list(flags)))
     build(pipeline)
     try:
-        pipeline.run().wait_until_finish()
+        with _quiet():
+            pipeline.run().wait_until_finish()
     except Exception as error:
-        original = find_tsae_error(error)
+        original = find_tsae_error(error) or find_failure(error, name)
         if original is None:
             raise
         raise original from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block, Beam does not log each error's traceback: ours is one line."""
+    root, beams = logging.getLogger(), logging.getLogger("apache_beam")
+    level = beams.level
+    beams.setLevel(logging.CRITICAL)
+    root.addFilter(_is_ours)
+    try:
+        yield
+    finally:
+        root.removeFilter(_is_ours)
+        beams.setLevel(level)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    # What a job server tells, Beam logs by the root logger.
+    return record.module != "portable_runner"
+
+
+JOB_FAILURE = re.compile(r"Pipeline \S+ failed in state (?P<state>\w+): (?P<reason>.*)", re.DOTALL)
+"""What Beam raises where a job server says that a job has ended."""
+
+TRACEBACK = "Traceback (most recent call last)"
+"""In what an engine tells of an exception in a step of ours; without it, the engine itself has failed."""
+
+
+def find_failure(error: BaseException, runner: str) -> InputError | None:
+    """What to tell where an engine, and no step, has failed: it cannot be reached, lost too many workers, or was told to stop.
+
+    Args:
+        error: What Beam raised.
+        runner: Name of Beam's runner.
+
+    Returns:
+        None if it is a bug.
+    """
+    found = JOB_FAILURE.match(str(error))
+    if isinstance(error, grpc.FutureTimeoutError):
+        reason = "its job server does not answer; check --job_endpoint, and"
+    elif isinstance(error, grpc.RpcError):
+        reason = f"its job server cannot be reached ({_shorten(_details(error))}); check --job_endpoint, and"
+    elif isinstance(error, OSError):
+        reason = f"it cannot be started ({_shorten(str(error))});"
+    elif found and TRACEBACK not in found["reason"]:
+        reason = f"the job ended as {found['state']} ({_shorten(found['reason'])});"
+    else:
+        return None
+    return InputError(f"--runner={runner}: {reason} run the command again, with --resume where it asks for that")
+
+
+def _details(error: grpc.RpcError) -> str:
+    return str(error.details()) if hasattr(error, "details") else str(error)
+
+
+def _shorten(text: str) -> str:
+    """The first line, at most as long as one of a terminal or two."""
+    return textwrap.shorten(text.strip().partition("\n")[0], 200, placeholder=" ...")
 
 
 def find_tsae_error(error: BaseException) -> TsaeError | None:

@@ -76,8 +76,8 @@ class CommitArchive(beam.PTransform):
     job: CompressJob
 
     def expand(self, results: beam.PCollection) -> beam.PCollection:
-        """Maps `tsae.jobs.compress.commit_archive` over the list of all results."""
-        return results | beam.combiners.ToList() | beam.Map(compress.commit_archive, self.job)
+        """Maps `tsae.jobs.compress.commit_state` over the list of all results; the caller removes what the job leaves."""
+        return results | beam.combiners.ToList() | beam.Map(compress.commit_state, self.job)
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, TextIO
 
@@ -158,12 +158,22 @@ _SUM = struct.Struct("<4q")
 _OWN_SUMS: dict[str, Tally] = {}
 
 
+ELSEWHERE_INTERVAL_S = 5.0
+"""Time between looks at what other machines left in a store."""
+
+
 @contextlib.contextmanager
-def watch(total: int, label: str) -> Iterator[SharedCount]:
-    """Shows the progress of other processes: yields a count for them, and draws it until the block ends."""
+def watch(total: int, label: str, elsewhere: Callable[[], int] | None = None) -> Iterator[SharedCount]:
+    """Shows the progress of other processes: yields a count for them, and draws it until the block ends.
+
+    Args:
+        total: What the count will reach.
+        label: What is being done.
+        elsewhere: Tells how many images are done on machines that the count does not reach; it may fail with OSError.
+    """
     with tempfile.TemporaryDirectory(prefix="tsae-progress-") as folder, Progress(total, label) as progress:
         count, ended = SharedCount(folder), threading.Event()
-        thread = threading.Thread(target=_follow, args=(count, progress, ended), daemon=True)
+        thread = threading.Thread(target=_follow, args=(count, progress, ended, elsewhere), daemon=True)
         thread.start()
         try:
             yield count
@@ -172,10 +182,16 @@ def watch(total: int, label: str) -> Iterator[SharedCount]:
             thread.join()
 
 
-def _follow(count: SharedCount, progress: Progress, ended: threading.Event) -> None:
-    shown, is_last = 0, False
+def _follow(count: SharedCount, progress: Progress, ended: threading.Event, elsewhere: Callable[[], int] | None) -> None:
+    shown, is_last, far, asked_s = 0, False, 0, time.monotonic()
     while not is_last:
         is_last = ended.wait(WATCH_INTERVAL_S)
+        if elsewhere is not None and (is_last or time.monotonic() - asked_s >= ELSEWHERE_INTERVAL_S):
+            with contextlib.suppress(OSError):
+                far = elsewhere()
+            asked_s = time.monotonic()
         now = count.total()
-        progress.update(max(now.images - shown, 0), failed=now.failed, in_bytes=now.bytes_in, out_bytes=now.bytes_out)
-        shown = max(now.images, shown)
+        facts = {"failed": now.failed, "in_bytes": now.bytes_in, "out_bytes": now.bytes_out}
+        done = max(now.images, far)
+        progress.update(max(done - shown, 0), **(facts if now.images or elsewhere is None else {}))
+        shown = max(done, shown)

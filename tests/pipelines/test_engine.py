@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+
+import grpc
 import pytest
 
 from pipelines import engine, local
@@ -71,3 +74,53 @@ def test_errors_of_steps_are_found_in_what_runners_raise(raised: Exception, expe
 @pytest.mark.parametrize("bug", [ValueError("tsae is wrong"), RuntimeError("tsae.errors.__doc__: x"), KeyError("k")])
 def test_a_bug_is_not_taken_for_bad_data(bug: Exception) -> None:
     assert engine.find_tsae_error(bug) is None
+
+
+class Unreachable(grpc.RpcError):
+    def details(self) -> str:
+        return "failed to connect to all addresses\nand more"
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (grpc.FutureTimeoutError(), "does not answer; check --job_endpoint"),
+        (Unreachable(), r"cannot be reached \(failed to connect to all addresses\); check --job_endpoint"),
+        (RuntimeError("Pipeline job_7 failed in state CANCELLED: unknown error"), r"ended as CANCELLED \(unknown error\)"),
+        (
+            RuntimeError(f"Pipeline x failed in state FAILED: java.lang.X: {'lost ' * 99}"),
+            r"ended as FAILED \(java.lang.X: .* \.\.\.\)",
+        ),
+        (OSError("no jar"), r"cannot be started \(no jar\)"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_one_line_with_the_remedy(raised: Exception, told: str) -> None:
+    found = engine.find_failure(raised, "FlinkRunner")
+    assert isinstance(found, InputError)
+    with pytest.raises(InputError, match=rf"^--runner=FlinkRunner: .*{told}.* run the command again, with --resume"):
+        raise found
+    assert "\n" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        ValueError("tsae is wrong"),
+        RuntimeError("Pipeline x failed in state FAILED: ...: Traceback (most recent call last):\n  ...\nKeyError: 'k'"),
+    ],
+)
+def test_a_bug_is_not_taken_for_the_engines_failure(bug: Exception) -> None:
+    assert engine.find_failure(bug, "FlinkRunner") is None
+
+
+def test_beam_is_quiet_while_a_job_runs(caplog: pytest.LogCaptureFixture) -> None:
+    beams, level = logging.getLogger("apache_beam"), logging.getLogger("apache_beam").level
+    record = logging.LogRecord("root", logging.ERROR, "/x/portable_runner.py", 1, "a traceback", None, None)
+    with engine._quiet():
+        logging.getLogger().handle(record)
+        beams.error("a traceback")
+        logging.error("ours")
+    assert [r.message for r in caplog.records] == ["ours"]
+    assert beams.level == level
+    logging.getLogger().handle(record)
+    assert len(caplog.records) == 2

@@ -8,6 +8,7 @@ import pty
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,26 @@ def test_watching_shows_the_final_count(monkeypatch: pytest.MonkeyPatch) -> None
     assert line.startswith("doing: 30/30 images, ")
     assert line.endswith(" images/s, failed 2, in 1.2 MB, out 0.3 MB")
     assert not os.path.exists(count.folder)
+
+
+def test_what_is_done_elsewhere_is_shown_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, told = io.StringIO(), iter([0, 12, OSError("gone")])
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL_S", 0)
+    monkeypatch.setattr(progress, "ELSEWHERE_INTERVAL_S", 0)
+    monkeypatch.setattr(progress, "WATCH_INTERVAL_S", 0.01)
+    asked = threading.Event()
+
+    def elsewhere() -> int:
+        value = next(told, 30)
+        asked.set() if value == 30 else None
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    with watch(30, "doing", elsewhere):
+        assert asked.wait(30)
+    lines = stream.getvalue().splitlines()
+    assert [line.split(" images")[0] for line in lines][:3] == ["doing: 0/30", "doing: 12/30", "doing: 12/30"]
+    assert lines[-1].startswith("doing: 30/30 images, ")
+    assert "failed" not in lines[-1]

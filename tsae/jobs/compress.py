@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -273,7 +273,7 @@ def merge(old: ar.Records, new: ar.Records) -> ar.Records:
 
 
 def commit_archive(results: Iterable[TaskResult], job: CompressJob) -> ar.Manifest:
-    """Makes the written shards the archive's new state.
+    """Makes the written shards the archive's new state, and removes what is left of the job.
 
     Args:
         results: Of the tasks of this run, in any order; a task that a runner ran twice may come twice. Those of
@@ -286,28 +286,59 @@ def commit_archive(results: Iterable[TaskResult], job: CompressJob) -> ar.Manife
     Raises:
         InputError: if a file cannot be written, a task is not done, or the archive was changed meanwhile.
     """
+    state = _write_state(results, job)
+    with job_folder.turn(job):
+        _commit(state, job)
+        _clean_up(job, state.manifest, state.base)
+    return state.manifest
+
+
+def commit_state(results: Iterable[TaskResult], job: CompressJob) -> ar.Manifest:
+    """The same, but what the job needs stays until `finish`: doing it again changes nothing.
+
+    An engine that loses a worker right after the commit runs this step again, and needs the job for that.
+
+    Raises:
+        InputError: as `commit_archive` does.
+    """
+    state = _write_state(results, job)
+    with job_folder.turn(job):
+        _commit(state, job)
+    return state.manifest
+
+
+class _State(NamedTuple):
+    """A state that is written and not committed: its manifest, the bytes of the old one, and the tasks' results in order."""
+
+    manifest: ar.Manifest
+    base: bytes | None
+    results: list[TaskResult]
+
+
+def _write_state(results: Iterable[TaskResult], job: CompressJob) -> _State:
+    """Writes all that the new manifest names."""
     job_folder.check_owner(job)
     by_task = job_folder.finished_tasks(job) | {result.task: result for result in results}
     if by_task.keys() != set(range(job.tasks)):
         raise InputError(f"{job.archive.path}: {len(by_task)} of {job.tasks} tasks are done; finish it with --resume")
-    base = job_folder.base_text(job)
     in_order = [by_task[task] for task in range(job.tasks)]
     manifest = _build_manifest(in_order, job)
     ar.write(job.archive, job.model_file, _model(job))
-    with job_folder.turn(job):
-        try:
-            ar.commit(job.archive, manifest, base)
-        except InputError as error:
-            if isinstance(error.__cause__, ConflictError):
-                job_folder.give_up(job)  # what it started from is gone
-            raise
-        write_run_report(job, manifest, in_order)
-        _clean_up(job, manifest, base)
-    return manifest
+    return _State(manifest, job_folder.base_text(job), in_order)
+
+
+def _commit(state: _State, job: CompressJob) -> None:
+    try:
+        ar.commit(job.archive, state.manifest, state.base)
+    except InputError as error:
+        if isinstance(error.__cause__, ConflictError):
+            job_folder.give_up(job)  # what it started from is gone
+        raise
+    write_run_report(job, state.manifest, state.results)
 
 
 def finish(job: CompressJob) -> ar.Manifest:
-    """Removes what is left of a job that was killed after its commit.
+    """Removes what is left of a job after its commit.
 
     Returns:
         The manifest that it committed.

@@ -176,8 +176,8 @@ def base_text(job: CompressJob) -> bytes | None:
     return read_or_none(job.archive, job.file(BASE_FILE))
 
 
-def count_images(job: CompressJob, tasks: Iterable[int]) -> int:
-    """Number of images listed for some of the tasks of a job.
+def count_images(job: CompressJob, tasks: Iterable[int]) -> dict[int, int]:
+    """Number of images listed for each of some tasks of a job.
 
     Raises:
         InputError: if the listing is gone, because another job has taken this one's place.
@@ -185,10 +185,24 @@ def count_images(job: CompressJob, tasks: Iterable[int]) -> int:
     try:
         with job.archive.open(job.file(LISTING_FILE)) as file:
             metadata = pq.ParquetFile(file).metadata
-            return sum(metadata.row_group(task).num_rows for task in tasks)
+            return {task: metadata.row_group(task).num_rows for task in tasks}
     except OSError as error:
         check_owner(job)
         raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
+
+
+def count_done(job: CompressJob, images: Mapping[int, int]) -> int:
+    """Number of images in those of some tasks that say in the job folder that they are finished, wherever they ran.
+
+    Args:
+        job: The job.
+        images: Of each task.
+
+    Raises:
+        OSError: if that cannot be told.
+    """
+    done = {job.file(f"{DONE_FOLDER}/{task:06d}.json"): count for task, count in images.items()}
+    return sum(done.get(name, 0) for name in job.archive.sizes_bytes())
 
 
 def read_listing(task: int, job: CompressJob) -> list[Item]:

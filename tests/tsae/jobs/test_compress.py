@@ -13,7 +13,7 @@ import tsae
 from tsae.archive import ArchiveFiles, Folder, Records, concatenate
 from tsae.errors import InputError
 from tsae.inputs import list_inputs
-from tsae.jobs import compress
+from tsae.jobs import compress, job_folder
 from tsae.jobs import plan as planning
 from tsae.jobs.job_folder import CompressJob, TaskResult
 
@@ -66,6 +66,20 @@ def test_a_commit_that_ran_twice_changes_nothing(
         assert len(archive) == len(archive.to_table()) == 40
 
 
+def test_a_commit_may_be_repeated_until_the_job_is_finished(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    """An engine may run the last step again whose worker was lost right after it."""
+    job = plan_job(signs_dir, tmp_path / "archive")
+    results = [run(0, job)]
+    first = compress.commit_state(results, job)
+    files = {path: path.read_bytes() for path in (tmp_path / "archive").rglob("*") if path.is_file()}
+    assert compress.commit_state(results, job) == first
+    assert {path: path.read_bytes() for path in (tmp_path / "archive").rglob("*") if path.is_file()} == files
+    assert compress.finish(job) == first
+    assert not (tmp_path / "archive" / "job").exists()
+    with pytest.raises(InputError, match="another command"):
+        compress.commit_state(results, job)
+
+
 def test_nothing_is_visible_before_the_commit(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
     job = plan_job(signs_dir, tmp_path / "archive")
     run(0, job)
@@ -113,6 +127,19 @@ def test_results_of_earlier_runs_are_counted_in(
         run(task, job)
     job = planning.resume(str(signs_dir), job.archive)
     assert compress.commit_archive([run(1, job)], job).images == 40
+
+
+def test_what_is_done_can_be_seen_in_the_job_folder(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "SHARD_IMAGES", 15)
+    job = plan_job(signs_dir, tmp_path / "archive")
+    images = job_folder.count_images(job, range(3))
+    assert (sum(images.values()), set(images)) == (40, {0, 1, 2})
+    assert job_folder.count_done(job, images) == 0
+    run(2, job)
+    run(0, job)
+    assert job_folder.count_done(job, images) == images[0] + images[2]
 
 
 def test_merged_records_keep_their_places() -> None:

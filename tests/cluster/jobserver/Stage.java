@@ -1,0 +1,126 @@
+import java.io.Serializable;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.HashMap;
+import java.util.Iterator;
+import java.util.List;
+import java.util.Map;
+import java.util.function.Consumer;
+import java.util.function.Function;
+import org.apache.beam.model.pipeline.v1.RunnerApi.ExecutableStagePayload;
+import org.apache.beam.runners.fnexecution.control.BundleProgressHandler;
+import org.apache.beam.runners.fnexecution.control.DefaultExecutableStageContext;
+import org.apache.beam.runners.fnexecution.control.ExecutableStageContext;
+import org.apache.beam.runners.fnexecution.control.OutputReceiverFactory;
+import org.apache.beam.runners.fnexecution.control.ProcessBundleDescriptors;
+import org.apache.beam.runners.fnexecution.control.ReferenceCountingExecutableStageContextFactory;
+import org.apache.beam.runners.fnexecution.control.RemoteBundle;
+import org.apache.beam.runners.fnexecution.control.StageBundleFactory;
+import org.apache.beam.runners.fnexecution.provisioning.JobInfo;
+import org.apache.beam.runners.fnexecution.state.StateRequestHandler;
+import org.apache.beam.runners.fnexecution.state.StateRequestHandlers;
+import org.apache.beam.runners.fnexecution.translation.BatchSideInputHandlerFactory;
+import org.apache.beam.runners.fnexecution.translation.BatchSideInputHandlerFactory.SideInputGetter;
+import org.apache.beam.runners.fnexecution.wire.WireCoders;
+import org.apache.beam.sdk.coders.Coder;
+import org.apache.beam.sdk.fn.data.FnDataReceiver;
+import org.apache.beam.sdk.io.FileSystems;
+import org.apache.beam.sdk.options.PipelineOptionsFactory;
+import org.apache.beam.sdk.util.CoderUtils;
+import org.apache.beam.sdk.util.construction.graph.ExecutableStage;
+import org.apache.beam.sdk.util.construction.graph.PipelineNode.PCollectionNode;
+import org.apache.beam.sdk.values.WindowedValue;
+
+/** A fused stage: what workers of the SDK make of a partition of elements, as one bundle. */
+final class Stage implements Serializable {
+  /** Where the workers of this process are kept, for all tasks of a job. */
+  private static final ExecutableStageContext.Factory CONTEXTS =
+      ReferenceCountingExecutableStageContextFactory.create(DefaultExecutableStageContext::create, caller -> false);
+
+  private final byte[] payload;
+  private final JobInfo job;
+
+  Stage(ExecutableStagePayload payload, JobInfo job) {
+    this.payload = payload.toByteArray();
+    this.job = job;
+  }
+
+  ExecutableStage parse() throws Exception {
+    return ExecutableStage.fromPayload(ExecutableStagePayload.parseFrom(payload));
+  }
+
+  /** Names of the outputs; the place of one is its tag. */
+  static List<String> outputs(ExecutableStage stage) {
+    List<String> names = new ArrayList<>();
+    stage.getOutputPCollections().forEach(output -> names.add(output.getId()));
+    Collections.sort(names);
+    return names;
+  }
+
+  /** Has a bundle processed; outputs may come from another thread, while elements are still sent or until the end. */
+  void process(Iterator<byte[]> elements, Function<String, List<byte[]>> sides, Consumer<byte[]> tagged) throws Exception {
+    FileSystems.setDefaultPipelineOptions(PipelineOptionsFactory.create());
+    ExecutableStage stage = parse();
+    Map<String, Coder<WindowedValue<Object>>> coders = new HashMap<>();
+    for (PCollectionNode output : stage.getOutputPCollections()) {
+      coders.put(output.getId(), WireCoders.instantiateRunnerWireCoder(output, stage.getComponents()));
+    }
+    Coder<WindowedValue<Object>> coder =
+        WireCoders.instantiateRunnerWireCoder(stage.getInputPCollection(), stage.getComponents());
+    try (ExecutableStageContext context = CONTEXTS.get(job);
+        StageBundleFactory bundles = context.getStageBundleFactory(stage);
+        RemoteBundle bundle = bundles.getBundle(
+            receivers(outputs(stage), coders, tagged), state(stage, sides), BundleProgressHandler.ignored())) {
+      FnDataReceiver<WindowedValue<?>> receiver = bundle.getInputReceivers().values().iterator().next();
+      while (elements.hasNext()) {
+        receiver.accept(CoderUtils.decodeFromByteArray(coder, elements.next()));
+      }
+    }
+  }
+
+  private static OutputReceiverFactory receivers(
+      List<String> names, Map<String, Coder<WindowedValue<Object>>> coders, Consumer<byte[]> tagged) {
+    return new OutputReceiverFactory() {
+      @Override
+      public <T> FnDataReceiver<T> create(String name) {
+        return element -> {
+          @SuppressWarnings("unchecked")
+          byte[] data = CoderUtils.encodeToByteArray(coders.get(name), (WindowedValue<Object>) element);
+          byte[] all = new byte[data.length + 1];
+          all[0] = (byte) names.indexOf(name);
+          System.arraycopy(data, 0, all, 1, data.length);
+          synchronized (tagged) {
+            tagged.accept(all);
+          }
+        };
+      }
+    };
+  }
+
+  private static StateRequestHandler state(ExecutableStage stage, Function<String, List<byte[]>> sides) throws Exception {
+    if (stage.getSideInputs().isEmpty()) {
+      return StateRequestHandler.unsupported();
+    }
+    Map<String, Coder<WindowedValue<Object>>> coders = new HashMap<>();
+    for (var side : stage.getSideInputs()) {
+      coders.put(side.collection().getId(), WireCoders.instantiateRunnerWireCoder(side.collection(), stage.getComponents()));
+    }
+    SideInputGetter getter = new SideInputGetter() {
+      @Override
+      @SuppressWarnings("unchecked")
+      public <T> List<T> getSideInput(String name) {
+        List<T> values = new ArrayList<>();
+        for (byte[] data : sides.apply(name)) {
+          try {
+            values.add((T) CoderUtils.decodeFromByteArray(coders.get(name), data));
+          } catch (Exception error) {
+            throw new IllegalStateException(error);
+          }
+        }
+        return values;
+      }
+    };
+    return StateRequestHandlers.forSideInputHandlerFactory(
+        ProcessBundleDescriptors.getSideInputs(stage), BatchSideInputHandlerFactory.forStage(stage, getter));
+  }
+}
