@@ -1,7 +1,6 @@
-"""PNG files: plain ones are read by libspng, in half of Pillow's time, and written here, also in half; and the tags in them.
+"""PNG files: plain ones are read by libspng, in half of Pillow's time, and written here, in a fifth; and the tags in them.
 
-Written is what costs least: each row by Paeth's filter (PNG specification, 9.4), many images at once, and then zlib, which
-looks for runs alone (`Z_RLE`): in what the filter leaves of a photograph, it finds little else.
+Written is what costs least: Paeth's filter for each row (PNG specification, 9.4), many images at once, then ISA-L's deflate.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyspng
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -32,9 +32,8 @@ CHUNK_HEAD = struct.Struct(">I4s")
 PAETH = 4
 """Number of the filter, before each row."""
 
-DEFLATE = (1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-"""Arguments of `zlib.compressobj`. A decoded image of 32x32 takes 1,956 bytes and 39 us with the filter, by libspng at level 1
-1,948 and 70; restored to their sizes they take 5,249 bytes and 471 us there."""
+LEVEL = 1
+"""Of ISA-L's deflate, 0 to 3; more makes files no smaller. docs/PERFORMANCE.md has the bytes and times of others."""
 
 FILTERED_BYTES = 2**15
 """Pixels' bytes that are filtered at once: a dozen temporary arrays of that size stay in cache."""
@@ -115,7 +114,7 @@ def encode(images: NDArray[np.uint8], tags: Sequence[str | None]) -> Iterator[by
 def _deflate(images: NDArray[np.uint8]) -> list[bytes]:
     """The pixels of images, filtered and compressed; a large one a band of rows after the other."""
     count, height, width, channels = images.shape
-    compressors = [zlib.compressobj(*DEFLATE) for _ in range(count)]
+    compressors = [isal_zlib.compressobj(LEVEL) for _ in range(count)]
     parts: list[list[bytes]] = [[] for _ in range(count)]
     step = max(1, FILTERED_BYTES // (width * channels))
     for top in range(0, height, step):

@@ -276,7 +276,9 @@ def _find_outputs(records: ar.Records, job: DecompressJob) -> list[bool | None]:
     """Of each record, whether what is in its output's place is its output; None where one is to be written."""
     if job.overwrite:
         return [None] * len(records)
-    heads = [_read_head(key, job) for key in records.keys]
+    is_there = functools.cache(functools.partial(_is_folder, job.output))
+    names = [output_name(key, job.whole_names) for key in records.keys]
+    heads = [_read_head(name, job) if is_there(posixpath.dirname(name)) else None for name in names]
     found: list[bool | None] = [None] * len(records)
     rows = [row for row, head in enumerate(heads) if head is not None]
     there = records.take(rows)
@@ -285,10 +287,18 @@ def _find_outputs(records: ar.Records, job: DecompressJob) -> list[bool | None]:
     return found
 
 
-def _read_head(key: str, job: DecompressJob) -> bytes | None:
-    """The first bytes in the place of a key's output; None if nothing is there."""
+def _is_folder(output: ar.Folder, name: str) -> bool:
+    """Whether anything may be in a folder below the output, which is asked once for all its images."""
     try:
-        return job.output.read(output_name(key, job.whole_names), png.HEAD_BYTES)
+        return paths.kind(paths.join(output.path, name) if name else output.path) is not None
+    except OSError:
+        return True  # then each image will tell
+
+
+def _read_head(name: str, job: DecompressJob) -> bytes | None:
+    """The first bytes in the place of an output; None if nothing is there."""
+    try:
+        return job.output.read(name, png.HEAD_BYTES)
     except FileNotFoundError:
         return None
     except (OSError, ValueError):  # a folder, or a name that no file can have: nothing that may be replaced

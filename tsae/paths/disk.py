@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import secrets
@@ -142,24 +143,36 @@ def replace_file(path: str | Path, data: bytes, durable: bool = False) -> None:
         sync_folder(os.path.dirname(path) or ".")
 
 
+_NUMBERS = itertools.count(secrets.randbits(62))
+"""From a random one, as machines that share a disk may have processes of the same number."""
+
+
 def _temporary_name() -> str:
-    # Random, as machines that share a disk may have processes of the same number.
-    return f".tsae-{os.getpid()}-{secrets.randbits(63)}.tmp"
+    return f".tsae-{os.getpid()}-{next(_NUMBERS)}.tmp"
 
 
 def _move_in(temporary: str, path: str, data: bytes, durable: bool, folder: int | None) -> None:
     """Writes `temporary` and renames it to `path`; with the descriptor of a folder, both are names in it."""
     try:
-        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o666, dir_fd=folder)) as file:
-            file.write(data)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+        try:
+            _write_all(descriptor, data)
             if durable:
-                file.flush()
-                os.fsync(file.fileno())
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         os.replace(temporary, path, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=folder)
         raise
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Writes without the objects of `open`, which take a fifth of the time of a small file."""
+    written = os.write(descriptor, data)
+    while written < len(data):  # one call writes 2 GB at most
+        written += os.write(descriptor, memoryview(data)[written:])
 
 
 def make_folders(folder: str) -> set[str]:
