@@ -74,8 +74,9 @@ class Progress:
         rate = self._count / max(self._printed_s - self._started_s, 1e-9)
         left_s = (self._total - self._count) / rate if 0 < self._count < self._total else None
         if log.is_json():
-            facts = {"doing": self._label, "unit": self._unit_name, "done": self._count, "total": self._total, **self._facts}
-            log.tell("progress", **facts, rate_per_s=round(rate, 1), left_s=None if left_s is None else round(left_s, 1))
+            rounded = {"rate_per_s": round(rate, 1), "left_s": left_s and round(left_s, 1)}
+            counts = {"doing": self._label, "unit": self._unit_name, "done": self._count, "total": self._total}
+            log.tell("progress", **counts, **rounded, **self._facts)
             return
         left = "" if left_s is None else f", {left_s:.0f} s left"
         facts = f", {self._shown_facts()}" if self._facts else ""
