@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = [
-    {"tsae.config", "tsae.errors", "tsae.imports", "tsae.paths", "tsae.progress"},
+    {"tsae.config", "tsae.errors", "tsae.imports", "tsae.log", "tsae.paths", "tsae.progress"},
     {"tsae.images", "tsae.png", "tsae.metrics", "tsae.quantize", "tsae.entropy", "tsae.signs", "tsae.sheet"},
     {
         "tsae.archive",

@@ -74,14 +74,14 @@ class Progress:
         rate = self._count / max(self._printed_s - self._started_s, 1e-9)
         left_s = (self._total - self._count) / rate if 0 < self._count < self._total else None
         if log.is_json():
-            rounded = {"rate_per_s": round(rate, 1), "left_s": left_s and round(left_s, 1)}
-            counts = {"doing": self._label, "unit": self._unit_name, "done": self._count, "total": self._total}
-            log.tell("progress", **counts, **rounded, **self._facts)
+            facts: dict[str, Any] = {"doing": self._label, "unit": self._unit_name, "done": self._count, "total": self._total}
+            facts |= {"rate_per_s": round(rate, 1), "left_s": left_s and round(left_s, 1), **self._facts}
+            log.tell("progress", **facts)
             return
         left = "" if left_s is None else f", {left_s:.0f} s left"
-        facts = f", {self._shown_facts()}" if self._facts else ""
+        beside = f", {self._shown_facts()}" if self._facts else ""
         count, total, speed = (f"{n * self._scale:.{self._digits}f}" for n in (self._count, self._total, rate))
-        line = f"{self._label}: {count}/{total} {self._unit}, {speed} {self._unit}/s{facts}{left}"
+        line = f"{self._label}: {count}/{total} {self._unit}, {speed} {self._unit}/s{beside}{left}"
         print(line, file=self._stream, flush=True)
 
     def _shown_facts(self) -> str:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tsae.archive.access import ArchiveFiles
 from tsae.archive.commit import count
-from tsae.archive.files import DIGEST_DIGITS, FILE_NAME, MANIFEST_FILE, PLAN_FILE, FileEntry
+from tsae.archive.files import DIGEST_DIGITS, FILE_NAME, MANIFEST_FILE, PLAN_FILE, RUN_FILE, FileEntry
 from tsae.archive.lists import ShardEntry
 from tsae.archive.manifest import ListEntry
 from tsae.archive.parquet import MAGIC
@@ -295,7 +295,7 @@ def _find_strangers(folder: Folder, named: set[str]) -> FileReport:
     notes = []
     if PLAN_FILE in found:
         notes.append("an unfinished job is there; its command finishes it with --resume")
-    elif extra := sorted(found.keys() - named):
+    elif extra := sorted(found.keys() - named - {RUN_FILE}):
         verb = "file is" if len(extra) == 1 else "files are"
         notes.append(f"{len(extra):,} {verb} not part of the archive, such as {extra[0]!r:.200}")
     return FileReport("", notes=tuple(notes))
