@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import tsae
 from tsae.config import DEFAULT_MODEL
 from tsae.images import decode_image, resize
-from tsae.jobs.decompress import find_whole_names, output_name
+from tsae.jobs.output_names import find_whole_names, output_name
 from tsae.metrics import psnr_db
 
 

@@ -131,7 +131,7 @@ def _short_name(key: str, file_format: str) -> str:
 
 def _names_in_folder(keys: list[str], file_format: str) -> dict[str, str]:
     """The key with its ending replaced, or kept as well where outputs would meet else; as decompressing names them."""
-    from tsae.jobs.decompress import find_whole_names  # imports torch
+    from tsae.jobs.output_names import find_whole_names
 
     whole = find_whole_names(keys)
     return {key: f"{key}.{file_format}" if key in whole else _short_name(key, file_format) for key in keys}

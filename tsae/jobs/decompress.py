@@ -1,4 +1,4 @@
-"""The steps of decompressing: per shard read, decode and write image files. Owns output names, and which are to be written.
+"""The steps of decompressing: per shard read, decode and write image files. Owns which of them are to be written.
 
 Networks are imported when the first image is decoded: the process that plans may never need them.
 """
@@ -12,7 +12,6 @@ import functools
 import json
 import posixpath
 import secrets
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from tsae import paths, png
 from tsae.config import IMAGE_SIZE_PX
 from tsae.errors import CorruptDataError, InputError, TsaeError
 from tsae.images import MAX_PIXELS, encode_image
+from tsae.jobs.output_names import find_whole_names, output_name
 from tsae.progress import SharedCount, Tally
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ CHUNK_IMAGES = 256
 
 FATAL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 """Operating system errors that the next image would meet as well: the job ends instead of failing image by image."""
-
-OUTPUT_ENDING = ".png"
 
 MODEL_SIZE_PX = (IMAGE_SIZE_PX, IMAGE_SIZE_PX)
 
@@ -168,38 +166,6 @@ def _readable_keys(files: ar.ArchiveFiles) -> list[str]:
         with contextlib.suppress(TsaeError):
             keys += files.shard(shard).keys()
     return keys
-
-
-def short_name(key: str) -> str:
-    """The output's name where nothing else claims it: the key with the ending `.png`."""
-    return posixpath.splitext(key)[0] + OUTPUT_ENDING
-
-
-def find_whole_names(keys: Iterable[str]) -> frozenset[str]:
-    """Keys whose outputs would meet another output, or a folder, if their endings were replaced.
-
-    They become `KEY.png`. If that is in turn the short name of another key, that one keeps its ending as well.
-
-    Args:
-        keys: All keys of the archive, so that names do not depend on a selection.
-    """
-    keys = list(keys)
-    folders = {folder for key in keys for folder in _parents(key)}
-    names = Counter(map(short_name, keys))
-    whole = {key for key in keys if names[short_name(key)] > 1 or short_name(key) in folders}
-    while met := {key for key in keys if key not in whole and short_name(key).removesuffix(OUTPUT_ENDING) in whole}:
-        whole |= met
-    return frozenset(whole)
-
-
-def _parents(key: str) -> list[str]:
-    parts = key.split("/")
-    return ["/".join(parts[:end]) for end in range(1, len(parts))]
-
-
-def output_name(key: str, whole_names: frozenset[str]) -> str:
-    """Where the image of `key` goes, relative to the output folder."""
-    return key + OUTPUT_ENDING if key in whole_names else short_name(key)
 
 
 def leads_out(output: str, folder: str) -> bool:

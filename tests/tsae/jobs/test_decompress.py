@@ -12,7 +12,7 @@ from tsae import archive as ar
 from tsae import paths
 from tsae.errors import InputError
 from tsae.jobs import decompress
-from tsae.jobs.decompress import find_whole_names, output_name
+from tsae.jobs.output_names import find_whole_names, output_name
 from tsae.png import read_head
 
 PARTS = st.lists(
