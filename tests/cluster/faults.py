@@ -242,6 +242,11 @@ def describe(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def _add(path: Path, row: dict[str, object]) -> None:
+    rows = json.loads(path.read_text()) if path.exists() else []
+    path.write_text(json.dumps([*rows, row], indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.faults", description=__doc__)
     parser.add_argument("engine", choices=["flink", "spark", "prism"])
@@ -268,12 +273,10 @@ def main() -> None:
                 rng = random.Random(f"{args.seed} {kind} {number}")
                 outcomes.append(disturb(running, job, kind, rng, seconds, expected))
                 print(outcomes[-1], flush=True)
-        facts = {"engine": running.state["versions"], "job": job.name, "undisturbed_s": round(seconds, 1)}
+                if args.out:
+                    facts = {"engine": running.state["versions"], "job": job.name, "undisturbed_s": round(seconds, 1)}
+                    _add(args.out, {**facts, **dataclasses.asdict(outcomes[-1])})
     print(describe(outcomes))
-    if args.out:
-        old = json.loads(args.out.read_text()) if args.out.exists() else []
-        rows = [*old, *({**facts, **dataclasses.asdict(outcome)} for outcome in outcomes)]
-        args.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":
