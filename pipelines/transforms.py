@@ -30,13 +30,13 @@ class ListTasks(beam.PTransform):
 
 @dataclasses.dataclass
 class ReadImages(beam.PTransform):
-    """Shard number -> `TaskImages`."""
+    """Shard number -> `TaskImages`, if the shard is not written yet."""
 
     job: CompressJob
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
-        """Maps `tsae.jobs.compress.read_images`."""
-        return shards | beam.Map(compress.read_images, self.job)
+        """Maps `tsae.jobs.compress.read_unfinished`."""
+        return shards | beam.FlatMap(compress.read_unfinished, self.job)
 
 
 @dataclasses.dataclass

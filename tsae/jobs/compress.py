@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -93,6 +93,18 @@ def read_images(task: int, job: CompressJob) -> TaskImages:
         [row[4] for row in rows],
         [outcome for outcome in outcomes if isinstance(outcome, ar.Failure)],
     )
+
+
+def read_unfinished(task: int, job: CompressJob) -> Iterator[TaskImages]:
+    """The images of a task as `read_images` gives them, or nothing if an earlier try of it was finished.
+
+    An engine that lost a worker may start all tasks again; the commit finds the results of those that are left out.
+
+    Raises:
+        InputError: if another job has taken this one's place.
+    """
+    if not job_folder.is_finished(task, job):
+        yield read_images(task, job)
 
 
 def _read_image(root: str, item: Item, read: Read) -> tuple[tuple[int, int], NDArray[np.uint8], ar.Origin] | ar.Failure:

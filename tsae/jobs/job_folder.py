@@ -186,7 +186,7 @@ def count_done(job: CompressJob, images: Mapping[int, int]) -> int:
     Raises:
         OSError: if that cannot be told.
     """
-    done = {job.file(f"{DONE_FOLDER}/{task:06d}.json"): count for task, count in images.items()}
+    done = {_done_file(task, job): count for task, count in images.items()}
     return sum(done.get(name, 0) for name in job.archive.sizes_bytes())
 
 
@@ -222,7 +222,7 @@ def keep_result(result: TaskResult, job: CompressJob) -> None:
     Raises:
         InputError: if it cannot be written.
     """
-    ar.write(job.archive, job.file(f"{DONE_FOLDER}/{result.task:06d}.json"), result.to_json())
+    ar.write(job.archive, _done_file(result.task, job), result.to_json())
 
 
 def finished_tasks(job: CompressJob) -> dict[int, TaskResult]:
@@ -239,19 +239,40 @@ def finished_tasks(job: CompressJob) -> dict[int, TaskResult]:
     finished = {}
     for name in sizes_bytes:
         if name.startswith(job.file(f"{DONE_FOLDER}/")):
-            try:
-                result = TaskResult.from_json(job.archive.read(name))
-            except (OSError, ValueError, TypeError, KeyError, AttributeError):
-                continue
-            if _is_there(result, sizes_bytes):
+            result = _kept_result(name, job)
+            if result is not None and _is_there(result, sizes_bytes):
                 finished[result.task] = result
     return finished
 
 
+def is_finished(task: int, job: CompressJob) -> bool:
+    """Whether an earlier try of a task kept a result whose files are there."""
+    result = _kept_result(_done_file(task, job), job)
+    try:
+        return result is not None and all(map(job.archive.exists, _files(result)))
+    except OSError:
+        return False  # to do it again is never wrong
+
+
+def _done_file(task: int, job: CompressJob) -> str:
+    return job.file(f"{DONE_FOLDER}/{task:06d}.json")
+
+
+def _kept_result(name: str, job: CompressJob) -> TaskResult | None:
+    try:
+        return TaskResult.from_json(job.archive.read(name))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _files(result: TaskResult) -> list[str]:
+    provenance = [result.shard.provenance] if result.shard and result.shard.provenance else []
+    return [entry.file for entry in (result.shard, result.failures) if entry] + provenance
+
+
 def _is_there(result: TaskResult, sizes_bytes: Mapping[str, int]) -> bool:
     entries = [entry for entry in (result.shard, result.failures) if entry]
-    has_provenance = not (result.shard and result.shard.provenance) or result.shard.provenance in sizes_bytes
-    return has_provenance and all(sizes_bytes.get(entry.file) == entry.bytes for entry in entries)
+    return sizes_bytes.keys() >= {*_files(result)} and all(sizes_bytes[entry.file] == entry.bytes for entry in entries)
 
 
 @contextlib.contextmanager
