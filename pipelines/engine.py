@@ -18,6 +18,7 @@ import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners import create_runner
+from apache_beam.runners.runner import PipelineResult
 
 from tsae import errors
 from tsae.errors import InputError, TsaeError
@@ -85,12 +86,22 @@ def run(build: Callable[[beam.Pipeline], object], flags: Sequence[str]) -> None:
     build(pipeline)
     try:
         with _quiet():
-            pipeline.run().wait_until_finish()
+            _wait(pipeline.run())
     except Exception as error:
         original = find_tsae_error(error) or find_failure(error, name)
         if original is None:
             raise
         raise original from error
+
+
+def _wait(result: PipelineResult) -> None:
+    """Waits for a job's end; an interruption is its end on the engine too."""
+    try:
+        result.wait_until_finish()
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):  # of all that the engine may answer, none helps who wants to leave
+            result.cancel()
+        raise
 
 
 @contextlib.contextmanager

@@ -29,8 +29,8 @@ from tests.cluster.engines import NODES
 SHARED = software.FOLDER / "shared"
 """A folder that all hosts see, as an NFS would be."""
 
-HUNG_S = 150.0
-"""A job that takes longer is taken for one that hangs, and its command is killed."""
+HUNG_S = 75.0
+"""A job that takes longer is taken for one that hangs, and its command is interrupted."""
 
 STALL_S = 8.0
 
@@ -210,6 +210,10 @@ def _end(process: subprocess.Popen[str]) -> tuple[str, int | None]:
     try:
         _, text = process.communicate(timeout=HUNG_S)
     except subprocess.TimeoutExpired:
+        for pid in hosts.children(process.pid):  # as Ctrl-C does
+            os.kill(pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=30)
         _kill(hosts.family(process.pid))
         process.communicate()
         return "hung", None

@@ -83,6 +83,8 @@ public final class SparkEngine implements Engine<JavaRDD<byte[]>> {
 
   @Override
   public void run(String name, Collection<JavaRDD<byte[]>> wanted) {
+    // All that this thread starts is one group, so that an interruption of it ends the tasks.
+    context.setJobGroup(name, name, true);
     wanted.forEach(JavaRDD::count);
   }
 }
