@@ -93,7 +93,7 @@ def workers(running: Running) -> list[int]:
     """The processes of Beam's SDK on all hosts."""
     services = Running.read()["services"]
     pools = [pid for name, pid in services.items() if name.startswith("pool-") and pid]
-    return [pid for pool in pools for pid in hosts.children(pool)]
+    return [pid for pool in pools for pid in hosts.children(pool) if not hosts.is_zombie(pid)]
 
 
 def _kill(pids: list[int]) -> str:
@@ -190,7 +190,7 @@ def disturb(running: Running, job: Job, kind: str, rng: random.Random, latest_s:
     """Runs a job, lets an accident happen, and has the job finished."""
     target = SHARED / "disturbed"
     shutil.rmtree(target, ignore_errors=True)
-    started_s, at_s = time.monotonic(), rng.uniform(0.5, latest_s)
+    started_s, at_s = time.monotonic(), rng.uniform(0.5, 0.9 * latest_s)
     process = running.start(job.argv(target), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(at_s)
     met = "" if process.poll() is not None else KINDS[kind](running, rng, process)

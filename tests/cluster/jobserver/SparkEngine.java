@@ -83,8 +83,11 @@ public final class SparkEngine implements Engine<JavaRDD<byte[]>> {
 
   @Override
   public void run(String name, Collection<JavaRDD<byte[]>> wanted) {
-    // All that this thread starts is one group, so that an interruption of it ends the tasks.
     context.setJobGroup(name, name, true);
-    wanted.forEach(JavaRDD::count);
+    try {
+      wanted.forEach(JavaRDD::count);
+    } finally {
+      context.cancelJobGroup(name); // an interruption of this thread leaves tasks at work
+    }
   }
 }
