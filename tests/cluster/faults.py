@@ -34,6 +34,9 @@ HUNG_S = 75.0
 
 STALL_S = 8.0
 
+LATER_S = 5.0
+"""Within this time after the first worker another one, or that, is killed: not always in the moment of its birth."""
+
 MASTERS = {"flink": "jobmanager", "spark": "master", "prism": "prism"}
 EXECUTORS = {"flink": "taskmanager-{}", "spark": "worker-{}"}
 
@@ -104,12 +107,12 @@ def _kill(pids: list[int]) -> str:
 
 
 def _pick(running: Running, rng: random.Random, process: subprocess.Popen[str]) -> list[int]:
-    """A worker, which is waited for as long as the command runs."""
-    while process.poll() is None:
-        if found := workers(running):
-            return [rng.choice(found)]
+    """A worker, at some time after there is a first one, or none if the command ends before."""
+    while process.poll() is None and not workers(running):
         time.sleep(0.05)
-    return []
+    time.sleep(rng.uniform(0, LATER_S))
+    found = [] if process.poll() is not None else workers(running)
+    return [rng.choice(found)] if found else []
 
 
 def kill_worker(running: Running, rng: random.Random, process: subprocess.Popen[str]) -> str:
