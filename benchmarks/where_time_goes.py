@@ -129,8 +129,9 @@ def markdown(facts: dict[str, Any], results: dict[str, dict[str, float]]) -> str
 def main() -> None:
     """Measures, prints, and writes the files."""
     args = parse()
+    args.tree = args.tree.resolve()
     with tempfile.TemporaryDirectory(dir=args.work) as work:
-        results = measure(args, Path(work))
+        results = measure(args, Path(work).resolve())
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=args.tree, capture_output=True, text=True
     ).stdout.strip()

@@ -18,6 +18,7 @@ import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners import create_runner
+from apache_beam.runners.runner import PipelineResult
 
 from tsae import errors
 from tsae.errors import InputError, TsaeError
@@ -82,16 +83,33 @@ def run(build: Callable[[beam.Pipeline], object], flags: Sequence[str]) -> None:
         TsaeError: what a step raised, wherever it ran, or that the engine failed.
     """
     name = runner_name(flags)
-    pipeline = beam.Pipeline(name, PipelineOptions(list(flags)))
-    build(pipeline)
     try:
         with _quiet():
-            pipeline.run().wait_until_finish()
+            pipeline = _make_pipeline(name, flags)
+            build(pipeline)
+            _wait(pipeline.run())
     except Exception as error:
         original = find_tsae_error(error) or find_failure(error, name)
         if original is None:
             raise
         raise original from error
+
+
+def _make_pipeline(name: str, flags: Sequence[str]) -> beam.Pipeline:
+    try:
+        return beam.Pipeline(name, PipelineOptions(list(flags)))
+    except ValueError as error:  # a flag that this runner needs is missing
+        raise InputError(f"--runner={name}: {_shorten(str(error))}; see Beam's documentation of its flags") from error
+
+
+def _wait(result: PipelineResult) -> None:
+    """Waits for a job's end; an interruption is its end on the engine too."""
+    try:
+        result.wait_until_finish()
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):  # of all that the engine may answer, none helps who wants to leave
+            result.cancel()
+        raise
 
 
 @contextlib.contextmanager
@@ -116,6 +134,9 @@ def _is_ours(record: logging.LogRecord) -> bool:
 JOB_FAILURE = re.compile(r"Pipeline \S+ failed in state (?P<state>\w+): (?P<reason>.*)", re.DOTALL)
 """What Beam raises where a job server says that a job has ended."""
 
+IN_STEP = "[while running "
+"""What runners in this process add to an exception of a step."""
+
 TRACEBACK = "Traceback (most recent call last)"
 """In what an engine tells of an exception in a step of ours; without it, the engine itself has failed."""
 
@@ -135,7 +156,7 @@ def find_failure(error: BaseException, runner: str) -> InputError | None:
         reason = "its job server does not answer; check --job_endpoint, and"
     elif isinstance(error, grpc.RpcError):
         reason = f"its job server cannot be reached ({_shorten(_details(error))}); check --job_endpoint, and"
-    elif isinstance(error, OSError):
+    elif isinstance(error, OSError) and IN_STEP not in str(error):
         reason = f"it cannot be started ({_shorten(str(error))});"
     elif found and TRACEBACK not in found["reason"]:
         reason = f"the job ended as {found['state']} ({_shorten(found['reason'])});"

@@ -38,13 +38,13 @@ class ListTasks(beam.PTransform):
 
 @dataclasses.dataclass
 class ReadImages(beam.PTransform):
-    """Shard number -> `TaskImages`."""
+    """Shard number -> `TaskImages`, if the shard is not written yet."""
 
     job: CompressJob
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
-        """Maps `tsae.jobs.compress.read_images`."""
-        return shards | beam.ParDo(_Step("read", compress.read_images, self.job))
+        """Maps `tsae.jobs.compress.read_unfinished`."""
+        return shards | beam.ParDo(_Step("read", compress.read_unfinished, self.job))
 
 
 @dataclasses.dataclass

@@ -34,7 +34,11 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as every command does."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_REFUSED, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        message = f"{message}; see {self.prog} --help"
+        if log.is_json():
+            log.tell("refused", "error", message=message, exit_code=EXIT_REFUSED)
+            self.exit(EXIT_REFUSED)
+        self.exit(EXIT_REFUSED, f"{self.prog}: error: {message}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,9 +69,9 @@ def main_of_pipeline(command: str, argv: Sequence[str]) -> int:
 def _guarded(parse: Callable[[Sequence[str]], tuple[argparse.Namespace, list[str]]], argv: Sequence[str]) -> int:
     """Runs what was parsed, and turns every expected end into an exit code and at most one line."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    args, flags = parse(argv)
-    with log.json_lines(getattr(args, "log_json", False)), _catch_signals() as received:
+    with log.json_lines("--log-json" in argv), _catch_signals() as received:
         try:
+            args, flags = parse(argv)
             return int(args.run(args, flags))
         except TsaeError as error:
             log.say("refused", " ".join(str(error).split()), "error", error=type(error).__name__, exit_code=EXIT_REFUSED)
@@ -255,7 +259,7 @@ def _compress(args: argparse.Namespace, flags: list[str]) -> int:
         with open_archive(args.archive) as archive:
             _show_failures(archive.failures(), f"{args.archive}/failures")
     exit_code = EXIT_FAILURES if failed and not args.allow_failures else 0
-    facts = {"archive": args.archive, "done": outcome.done, "seconds": round(seconds, 3), "exit_code": exit_code}
+    facts = {"archive": args.archive, "done": outcome.done, "wall_s": round(seconds, 3), "exit_code": exit_code}
     log.tell("compressed", **facts, **dataclasses.asdict(counts))
     return exit_code
 
@@ -281,7 +285,7 @@ def _decompress(args: argparse.Namespace, flags: list[str]) -> int:
     if counts.failed:
         _show_failures(read_failures(args.output), failures_file(args.output))
     exit_code = EXIT_FAILURES if counts.failed and not args.allow_failures else 0
-    facts = {"output": args.output, "seconds": round(seconds, 3), "exit_code": exit_code}
+    facts = {"output": args.output, "wall_s": round(seconds, 3), "exit_code": exit_code}
     log.tell("decompressed", **facts, **dataclasses.asdict(counts))
     return exit_code
 

@@ -12,7 +12,7 @@ import datetime
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 PREFIXES = {"error": "tsae: error: ", "warning": "tsae: "}
 """What lines for people start with, by level."""
@@ -48,11 +48,17 @@ def say(event: str, message: str, level: str = "info", **facts: Any) -> None:
     if _is_json:
         tell(event, level, message=message, **facts)
     else:
-        print(PREFIXES.get(level, "") + message, file=sys.stderr, flush=True)
+        write_line(PREFIXES.get(level, "") + message)
 
 
 def tell(event: str, level: str = "info", **facts: Any) -> None:
     """Tells machines only; see `say`."""
     if _is_json:
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
-        print(json.dumps({"time": time, "level": level, "event": event, **facts}), file=sys.stderr, flush=True)
+        write_line(json.dumps({"time": time, "level": level, "event": event, **facts}))
+
+
+def write_line(line: str, stream: TextIO | None = None) -> None:
+    """Writes to a stream, None is standard error; where nobody takes it, the work goes on all the same."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr if stream is None else stream, flush=True)

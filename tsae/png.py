@@ -116,7 +116,7 @@ def _deflate(images: NDArray[np.uint8]) -> list[bytes]:
     count, height, width, channels = images.shape
     compressors = [isal_zlib.compressobj(LEVEL) for _ in range(count)]
     parts: list[list[bytes]] = [[] for _ in range(count)]
-    step = max(1, FILTERED_BYTES // (width * channels))
+    step = max(1, FILTERED_BYTES // max(1, width * channels))
     for top in range(0, height, step):
         filtered = filter_rows(images[:, top : top + step], images[:, top - 1] if top else 0)
         for compressor, part, rows in zip(compressors, parts, filtered, strict=True):

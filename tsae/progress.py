@@ -82,7 +82,7 @@ class Progress:
         beside = f", {self._shown_facts()}" if self._facts else ""
         count, total, speed = (f"{n * self._scale:.{self._digits}f}" for n in (self._count, self._total, rate))
         line = f"{self._label}: {count}/{total} {self._unit}, {speed} {self._unit}/s{beside}{left}"
-        print(line, file=self._stream, flush=True)
+        log.write_line(line, self._stream)
 
     def _shown_facts(self) -> str:
         return ", ".join(_shown(name, value) for name, value in self._facts.items())

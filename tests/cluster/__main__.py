@@ -116,17 +116,11 @@ def down() -> None:
     members = hosts.family(keeper)
     os.kill(keeper, signal.SIGTERM)
     deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() and not _is_zombie(pid) for pid in members):
+    while any(Path(f"/proc/{pid}").exists() and not hosts.is_zombie(pid) for pid in members):
         if time.monotonic() > deadline:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(keeper, signal.SIGKILL)
         time.sleep(0.05)
-
-
-def _is_zombie(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return True
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def _flink(hosts: dict[str, Host], folder: Path) -> Cluster:
         "rest.address": head,
         "rest.bind-address": head,
         "restart-strategy.type": "fixed-delay",
-        "restart-strategy.fixed-delay.attempts": "10",
+        "restart-strategy.fixed-delay.attempts": "3",
         "restart-strategy.fixed-delay.delay": "1 s",
         "heartbeat.interval": "1000",
         "heartbeat.timeout": "8000",
@@ -162,7 +162,7 @@ def _spark(hosts: dict[str, Host], folder: Path) -> Cluster:
         "spark.driver.host": driver,
         "spark.driver.bindAddress": driver,
         "spark.ui.enabled": "false",
-        "spark.task.maxFailures": "10",
+        "spark.task.maxFailures": "4",
     }
     main, workers = "org.apache.spark.deploy", ["--cores", str(SLOTS), "--memory", "1g", "--work-dir", "/tmp/spark"]  # noqa: S108
     specs = [

@@ -29,18 +29,21 @@ from tests.cluster.engines import NODES
 SHARED = software.FOLDER / "shared"
 """A folder that all hosts see, as an NFS would be."""
 
-HUNG_S = 150.0
-"""A job that takes longer is taken for one that hangs, and its command is killed."""
+HUNG_S = 75.0
+"""A job that takes longer is taken for one that hangs, and its command is interrupted."""
 
 STALL_S = 8.0
+
+LATER_S = 5.0
+"""Within this time after the first worker another one, or that, is killed: not always in the moment of its birth."""
 
 MASTERS = {"flink": "jobmanager", "spark": "master", "prism": "prism"}
 EXECUTORS = {"flink": "taskmanager-{}", "spark": "worker-{}"}
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file below a folder."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    """SHA-256 of each file below a folder, but of a run's report, which tells of times."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "run.json")
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -93,7 +96,7 @@ def workers(running: Running) -> list[int]:
     """The processes of Beam's SDK on all hosts."""
     services = Running.read()["services"]
     pools = [pid for name, pid in services.items() if name.startswith("pool-") and pid]
-    return [pid for pool in pools for pid in hosts.children(pool)]
+    return [pid for pool in pools for pid in hosts.children(pool) if not hosts.is_zombie(pid)]
 
 
 def _kill(pids: list[int]) -> str:
@@ -104,12 +107,12 @@ def _kill(pids: list[int]) -> str:
 
 
 def _pick(running: Running, rng: random.Random, process: subprocess.Popen[str]) -> list[int]:
-    """A worker, which is waited for as long as the command runs."""
-    while process.poll() is None:
-        if found := workers(running):
-            return [rng.choice(found)]
+    """A worker, at some time after there is a first one, or none if the command ends before."""
+    while process.poll() is None and not workers(running):
         time.sleep(0.05)
-    return []
+    time.sleep(rng.uniform(0, LATER_S))
+    found = [] if process.poll() is not None else workers(running)
+    return [rng.choice(found)] if found else []
 
 
 def kill_worker(running: Running, rng: random.Random, process: subprocess.Popen[str]) -> str:
@@ -190,7 +193,7 @@ def disturb(running: Running, job: Job, kind: str, rng: random.Random, latest_s:
     """Runs a job, lets an accident happen, and has the job finished."""
     target = SHARED / "disturbed"
     shutil.rmtree(target, ignore_errors=True)
-    started_s, at_s = time.monotonic(), rng.uniform(0.5, latest_s)
+    started_s, at_s = time.monotonic(), rng.uniform(0.5, 0.9 * latest_s)
     process = running.start(job.argv(target), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(at_s)
     met = "" if process.poll() is not None else KINDS[kind](running, rng, process)
@@ -210,6 +213,10 @@ def _end(process: subprocess.Popen[str]) -> tuple[str, int | None]:
     try:
         _, text = process.communicate(timeout=HUNG_S)
     except subprocess.TimeoutExpired:
+        for pid in hosts.children(process.pid):  # as Ctrl-C does
+            os.kill(pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=30)
         _kill(hosts.family(process.pid))
         process.communicate()
         return "hung", None
@@ -242,6 +249,11 @@ def describe(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def _add(path: Path, row: dict[str, object]) -> None:
+    rows = json.loads(path.read_text()) if path.exists() else []
+    path.write_text(json.dumps([*rows, row], indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.faults", description=__doc__)
     parser.add_argument("engine", choices=["flink", "spark", "prism"])
@@ -268,12 +280,10 @@ def main() -> None:
                 rng = random.Random(f"{args.seed} {kind} {number}")
                 outcomes.append(disturb(running, job, kind, rng, seconds, expected))
                 print(outcomes[-1], flush=True)
-        facts = {"engine": running.state["versions"], "job": job.name, "undisturbed_s": round(seconds, 1)}
+                if args.out:
+                    facts = {"engine": running.state["versions"], "job": job.name, "undisturbed_s": round(seconds, 1)}
+                    _add(args.out, {**facts, **dataclasses.asdict(outcomes[-1])})
     print(describe(outcomes))
-    if args.out:
-        old = json.loads(args.out.read_text()) if args.out.exists() else []
-        rows = [*old, *({**facts, **dataclasses.asdict(outcome)} for outcome in outcomes)]
-        args.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

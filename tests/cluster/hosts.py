@@ -107,6 +107,13 @@ def family(pid: int) -> list[int]:
     return [pid, *(one for child in children(pid) for one in family(child))]
 
 
+def is_zombie(pid: int) -> bool:
+    """Whether a process has ended, though its parent has not asked how."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
 class Service:
     """A process on a host that is started again whenever it ends, as a node's agent would."""
 

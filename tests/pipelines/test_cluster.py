@@ -5,6 +5,7 @@ Nodes are network namespaces; between them is an S3 server. `tests/cluster` star
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import os
@@ -23,6 +24,7 @@ from tsae.signs import write_signs
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.cluster import store
 from tests.cluster.__main__ import Running, cluster
 
 pytestmark = pytest.mark.cluster
@@ -132,6 +134,17 @@ def test_a_job_whose_command_was_killed_is_resumed_while_the_cluster_works_on(la
     process.wait()
     ended = lab.tsae("compress", lab.source, url, "{beam}", "--resume")
     assert ended.returncode == 1, ended.stderr
+    expected, found = lab.digests(local, url)
+    assert found == expected
+
+
+def test_a_store_that_fails_now_and_then_costs_nothing_but_time(lab: Lab, local: str, url: str) -> None:
+    faults = f"{lab.running.state['environment']['AWS_ENDPOINT_URL']}{store.CONTROL}"
+    lab.running.run(["curl", "-s", f"{faults}?error=0.03&seed=4"], capture_output=True)
+    ended = lab.tsae("compress", lab.source, url, "{beam}")
+    done = ast.literal_eval(lab.running.run(["curl", "-s", faults], capture_output=True).stdout)
+    assert ended.returncode == 1, ended.stderr
+    assert done["errors"] > 0
     expected, found = lab.digests(local, url)
     assert found == expected
 

@@ -124,3 +124,19 @@ def test_beam_is_quiet_while_a_job_runs(caplog: pytest.LogCaptureFixture) -> Non
     assert beams.level == level
     logging.getLogger().handle(record)
     assert len(caplog.records) == 2
+
+
+def test_an_interruption_ends_the_job_on_the_engine_too() -> None:
+    told = []
+
+    class Result:
+        def wait_until_finish(self) -> None:
+            raise KeyboardInterrupt
+
+        def cancel(self) -> None:
+            told.append("cancel")
+            raise OSError("gone already")
+
+    with pytest.raises(KeyboardInterrupt):
+        engine._wait(Result())
+    assert told == ["cancel"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import pytest
+from PIL import Image
 
 import tsae
 from pipelines import compress, local
@@ -72,6 +75,29 @@ def test_a_refusal_is_a_json_line(images: Path, tmp_path: Path, capsys: pytest.C
     (line,) = told(capsys)
     assert (line["level"], line["event"], line["error"], line["exit_code"]) == ("error", "refused", "InputError", 2)
     assert line["message"].startswith("--workers 0: ")
+
+
+@pytest.mark.parametrize("flags", [["--quality=x"], ["--no-such-flag"]])
+def test_a_command_that_cannot_be_read_is_a_json_line(
+    flags: list[str], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: object = main(["compress", str(images), str(tmp_path / "archive"), "--log-json", *flags])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    (line,) = told(capsys)
+    assert (line["event"], line["exit_code"]) == ("refused", 2)
+    assert flags[0].partition("=")[0] in line["message"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--log-json"]])
+def test_where_nobody_takes_what_is_said_the_work_is_done_all_the_same(images: Path, tmp_path: Path, flags: list[str]) -> None:
+    command = [sys.executable, "-m", "tsae", "compress", str(images), str(tmp_path / "archive"), *flags]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, stderr=full, stdout=subprocess.DEVNULL).returncode == 1
+    assert (tmp_path / "archive" / "manifest.json").exists()
+    assert not (tmp_path / "archive" / "job" / "plan.json").exists()
 
 
 def test_a_bug_is_a_json_line_with_its_traceback(
@@ -161,6 +187,40 @@ def test_a_report_that_cannot_be_written_costs_nothing(images: Path, tmp_path: P
     assert main(["compress", str(images), str(archive), "--allow-failures"]) == 0
     assert not (archive / "run.json").exists()
     assert not (archive / "job").exists() or not list((archive / "job").rglob("*.*"))
+
+
+def test_a_report_counts_what_the_run_has_done_and_not_what_lies_beside_it(images: Path, tmp_path: Path) -> None:
+    """A changed image rewrites its shard, in which others are."""
+    archive = tmp_path / "archive"
+    command = ["compress", str(images), str(archive), "--allow-failures"]
+    assert main(command) == 0
+    changed = next(path for path in sorted(images.rglob("*.png")) if path.name != "broken.png")
+    Image.new("RGB", (40, 50), (200, 20, 20)).save(changed)
+    assert main(command) == 0
+    report = run_json(archive)
+    assert (report["images_written"], report["bytes_read"]) == (1, changed.stat().st_size)
+    assert report["manifest_sha256"] == ar.digest((archive / "manifest.json").read_bytes())
+
+
+def test_a_file_of_that_name_is_not_taken_for_ours(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine" / "run.json"
+    mine.parent.mkdir()
+    mine.write_text("my experiment")
+    assert main(["compress", str(images), str(mine.parent)]) == 2
+    assert "holds something else (run.json)" in capsys.readouterr().err
+    assert mine.read_text() == "my experiment"
+
+
+def test_damaged_notes_of_a_killed_run_are_done_anew(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "archive"
+    command = ["compress", str(images), str(archive), "--allow-failures"]
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "run_here", do_two_tasks_and_fail)
+        assert main(command) == 2
+    for note in archive.rglob("done/*.json"):
+        note.write_text(json.dumps({**json.loads(note.read_text()), "stages_s": {"read": "long"}}))
+    assert main([*command, "--resume"]) == 0
+    assert run_json(archive)["images_written"] == SIGNS
 
 
 # Metrics

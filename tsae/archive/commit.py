@@ -15,7 +15,6 @@ from tsae.archive.files import (
     MANIFEST_FILE,
     MODEL_FILE,
     PLAN_FILE,
-    RUN_FILE,
     FileEntry,
     is_leftover,
     read_digested,
@@ -232,7 +231,7 @@ def clean_up(
     try:
         replaced = {base.model_file} if base is not None else set()
         leftovers = {name for name in archive.sizes_bytes() if is_leftover(name)} | replaced
-        leftovers -= named_files(archive, manifest) | {RUN_FILE}
+        leftovers -= named_files(archive, manifest)
         if is_ours():
             jobs = {name for name in leftovers if name.startswith(f"{JOB_FOLDER}/")}
             # The plan last: as long as something is left, there is a job to resume.

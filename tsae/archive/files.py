@@ -159,4 +159,4 @@ def read_digested(archive: Folder, name: str, sha256: str, size_bytes: int | Non
 def is_leftover(name: str) -> bool:
     """Whether a file of this name, if no manifest names it, was left by a job of tsae's; nobody else's is called so."""
     patterns = (FILE_NAME, OTHER_MODEL_FILE, JOB_FILE)
-    return name == RUN_FILE or any(pattern.fullmatch(name) for pattern in patterns) or bool(TEMPORARY.search(name))
+    return any(pattern.fullmatch(name) for pattern in patterns) or bool(TEMPORARY.search(name))

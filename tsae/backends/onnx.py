@@ -91,7 +91,7 @@ def seed_synthesis(layers: SeedLayers, device: str) -> Network:
     """Latents to images.
 
     From the second layer on as convolutions that fill the lanes of a processor, of the four phases of an image, which only its
-    3 channels are interleaved of: with the layers as they are, an image took three times as long (docs/PERFORMANCE.md).
+    3 channels are interleaved of: with the layers as they are, an image takes several times as long (docs/PERFORMANCE.md).
     """
     graph = Graph()
     first, second, last = layers.synthesis

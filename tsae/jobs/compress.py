@@ -115,6 +115,17 @@ def read_images(task: int, job: CompressJob) -> TaskImages:
     )
 
 
+def read_unfinished(task: int, job: CompressJob) -> TaskImages | None:
+    """The images of a task as `read_images` gives them, or None if an earlier try of it was finished.
+
+    An engine that lost a worker may start all tasks again; the commit finds the results of those that are left out.
+
+    Raises:
+        InputError: if another job has taken this one's place.
+    """
+    return None if job_folder.is_finished(task, job) else read_images(task, job)
+
+
 def _read_image(root: str, item: Item, read: Read) -> tuple[tuple[int, int], NDArray[np.uint8], ar.Origin] | ar.Failure:
     """Original size in px, pixels and state of one image; or why not."""
     try:
@@ -234,6 +245,7 @@ def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
     job_folder.check_owner(job)
     replaces = job.replaces[encoded.task]
     number, entry = job.first_number + encoded.task, None
+    source_bytes = sum(origin.size_bytes for origin in encoded.origins.values())
     if len(encoded.records):
         records, origins = encoded.records, encoded.origins
         if replaces is not None:
@@ -241,10 +253,10 @@ def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
             number = ar.file_number(old.entry(replaces).file)
             records, origins = merge(_old_records(old, replaces), records), old.origins(replaces) | origins
         entry = ar.write_shard(job.archive, number, records, origins, job.model_sha256)
-        _count(job, bytes_in=sum(origin.size_bytes for origin in encoded.origins.values()), bytes_out=entry.bytes)
+        _count(job, bytes_in=source_bytes, bytes_out=entry.bytes)
     failures = job_folder.write_failures(job.archive, job.first_number + encoded.task, encoded.failures)
     stages_s = encoded.stages_s | {"write": time.perf_counter() - started_s}
-    result = TaskResult(encoded.task, entry, failures, stages_s)
+    result = TaskResult(encoded.task, entry, failures, len(encoded.records), source_bytes, stages_s)
     job_folder.keep_result(result, job)
     return result
 

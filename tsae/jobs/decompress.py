@@ -242,23 +242,15 @@ def _find_outputs(records: ar.Records, job: DecompressJob) -> list[bool | None]:
     """Of each record, whether what is in its output's place is its output; None where one is to be written."""
     if job.overwrite:
         return [None] * len(records)
-    is_there = functools.cache(functools.partial(_is_folder, job.output))
+    is_missing = functools.cache(job.output.is_missing)
     names = [output_name(key, job.whole_names) for key in records.keys]
-    heads = [_read_head(name, job) if is_there(posixpath.dirname(name)) else None for name in names]
+    heads = [None if is_missing(posixpath.dirname(name)) else _read_head(name, job) for name in names]
     found: list[bool | None] = [None] * len(records)
     rows = [row for row, head in enumerate(heads) if head is not None]
     there = records.take(rows)
     for row, size_px, tag in zip(rows, _sizes_px(there), output_tags(there, job), strict=True):
         found[row] = _is_output(heads[row] or b"", size_px if job.restore_size else MODEL_SIZE_PX, tag)
     return found
-
-
-def _is_folder(output: ar.Folder, name: str) -> bool:
-    """Whether anything may be in a folder below the output, which is asked once for all its images."""
-    try:
-        return paths.kind(paths.join(output.path, name) if name else output.path) is not None
-    except OSError:
-        return True  # then each image will tell
 
 
 def _read_head(name: str, job: DecompressJob) -> bytes | None:

@@ -16,6 +16,7 @@ import base64
 import contextlib
 import dataclasses
 import json
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -114,17 +115,21 @@ class TaskResult:
         task: Its number.
         shard: Its images.
         failures: The others.
+        images: How many are the task's own; a shard that is replaced has others as well.
+        source_bytes: Of the files of these.
         stages_s: Seconds that its stages took, which differ from run to run.
     """
 
     task: int
     shard: ar.ShardEntry | None
     failures: ar.FileEntry | None
+    images: int = 0
+    source_bytes: int = 0
     stages_s: dict[str, float] = dataclasses.field(default_factory=dict, compare=False)
 
     def counts(self) -> dict[str, int]:
         """What was done, by names of metrics."""
-        return {} if self.shard is None else {"images_written": self.shard.rows, "bytes_written": self.shard.bytes}
+        return {} if self.shard is None else {"images_written": self.images, "bytes_written": self.shard.bytes}
 
     def to_json(self) -> bytes:
         """What `from_json` reads."""
@@ -139,6 +144,7 @@ class TaskResult:
         """Reads the JSON object of the fields that `keep_result` leaves in the job folder."""
         fields = json.loads(text)
         shard, failures = fields.pop("shard"), fields.pop("failures")
+        fields["stages_s"] = {stage: float(seconds) for stage, seconds in fields.get("stages_s", {}).items()}
         if shard is not None:
             shard |= {name: base64.b64decode(shard[name]) for name in BINARY}
         return cls(**fields, shard=shard and ar.ShardEntry(**shard), failures=_entry(failures))
@@ -201,8 +207,9 @@ def count_done(job: CompressJob, images: Mapping[int, int]) -> int:
     Raises:
         OSError: if that cannot be told.
     """
-    done = {job.file(f"{DONE_FOLDER}/{task:06d}.json"): count for task, count in images.items()}
-    return sum(done.get(name, 0) for name in job.archive.sizes_bytes())
+    done = {posixpath.basename(_done_file(task, job)): count for task, count in images.items()}
+    folder = ar.Folder(f"{job.archive.path}/{job.file(DONE_FOLDER)}")
+    return sum(done.get(name, 0) for name in folder.sizes_bytes())
 
 
 def read_listing(task: int, job: CompressJob) -> list[Item]:
@@ -237,7 +244,7 @@ def keep_result(result: TaskResult, job: CompressJob) -> None:
     Raises:
         InputError: if it cannot be written.
     """
-    ar.write(job.archive, job.file(f"{DONE_FOLDER}/{result.task:06d}.json"), result.to_json())
+    ar.write(job.archive, _done_file(result.task, job), result.to_json())
 
 
 def finished_tasks(job: CompressJob) -> dict[int, TaskResult]:
@@ -254,19 +261,40 @@ def finished_tasks(job: CompressJob) -> dict[int, TaskResult]:
     finished = {}
     for name in sizes_bytes:
         if name.startswith(job.file(f"{DONE_FOLDER}/")):
-            try:
-                result = TaskResult.from_json(job.archive.read(name))
-            except (OSError, ValueError, TypeError, KeyError, AttributeError):
-                continue
-            if _is_there(result, sizes_bytes):
+            result = _kept_result(name, job)
+            if result is not None and _is_there(result, sizes_bytes):
                 finished[result.task] = result
     return finished
 
 
+def is_finished(task: int, job: CompressJob) -> bool:
+    """Whether an earlier try of a task kept a result whose files are there."""
+    result = _kept_result(_done_file(task, job), job)
+    try:
+        return result is not None and all(map(job.archive.exists, _files(result)))
+    except OSError:
+        return False  # to do it again is never wrong
+
+
+def _done_file(task: int, job: CompressJob) -> str:
+    return job.file(f"{DONE_FOLDER}/{task:06d}.json")
+
+
+def _kept_result(name: str, job: CompressJob) -> TaskResult | None:
+    try:
+        return TaskResult.from_json(job.archive.read(name))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _files(result: TaskResult) -> list[str]:
+    provenance = [result.shard.provenance] if result.shard and result.shard.provenance else []
+    return [entry.file for entry in (result.shard, result.failures) if entry] + provenance
+
+
 def _is_there(result: TaskResult, sizes_bytes: Mapping[str, int]) -> bool:
     entries = [entry for entry in (result.shard, result.failures) if entry]
-    has_provenance = not (result.shard and result.shard.provenance) or result.shard.provenance in sizes_bytes
-    return has_provenance and all(sizes_bytes.get(entry.file) == entry.bytes for entry in entries)
+    return sizes_bytes.keys() >= {*_files(result)} and all(sizes_bytes[entry.file] == entry.bytes for entry in entries)
 
 
 @contextlib.contextmanager

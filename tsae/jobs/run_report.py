@@ -43,7 +43,7 @@ class Launch:
 
 
 def write_run_report(job: CompressJob, manifest: ar.Manifest, results: Sequence[TaskResult]) -> None:
-    """Writes the report of a run that has committed; where that fails, or nothing is known of how it began, there is none.
+    """Writes the report of a run that has committed; where that fails, that of an earlier one stays.
 
     Args:
         job: The job.
@@ -57,8 +57,12 @@ def write_run_report(job: CompressJob, manifest: ar.Manifest, results: Sequence[
 
 
 def describe_run(job: CompressJob, launch: Launch, manifest: ar.Manifest, results: Sequence[TaskResult]) -> dict[str, Any]:
-    """The report as JSON can hold it. Seconds of read, encode and write are sums over tasks, so of all workers together."""
-    ended_s, shards = time.time(), [result.shard for result in results if result.shard]
+    """The report as JSON can hold it.
+
+    Seconds of read, encode and write are sums over tasks, so of all workers together, and like the counts they are of all
+    runs of a job that was resumed; `wall_s` is of the last one, by the clocks of where it began and where it was committed.
+    """
+    ended_s = time.time()
     stages_s = Counter(launch.stages_s)
     for result in results:
         stages_s.update(result.stages_s)
@@ -72,13 +76,14 @@ def describe_run(job: CompressJob, launch: Launch, manifest: ar.Manifest, result
         "versions": _versions(),
         "started": _utc(launch.started_s),
         "ended": _utc(ended_s),
-        "wall_s": round(ended_s - launch.started_s, 3),
+        "wall_s": round(max(0.0, ended_s - launch.started_s), 3),
         "stages_s": {stage: round(seconds, 3) for stage, seconds in stages_s.items()},
         "tasks": job.tasks,
-        "images_written": sum(shard.rows for shard in shards),
+        "images_written": sum(result.images for result in results),
         "images_failed": sum(result.failures.rows for result in results if result.failures),
-        "bytes_read": sum(shard.source_bytes for shard in shards),
-        "bytes_written": sum(shard.bytes for shard in shards),
+        "bytes_read": sum(result.source_bytes for result in results),
+        "bytes_written": sum(result.shard.bytes for result in results if result.shard),
+        "manifest_sha256": ar.digest(manifest.to_json()),
         "archive": dataclasses.asdict(manifest.counts),
     }
 

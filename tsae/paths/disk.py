@@ -143,18 +143,27 @@ def replace_file(path: str | Path, data: bytes, durable: bool = False) -> None:
         sync_folder(os.path.dirname(path) or ".")
 
 
-_NUMBERS = itertools.count(secrets.randbits(62))
+_numbers = itertools.count(secrets.randbits(62))
 """From a random one, as machines that share a disk may have processes of the same number."""
 
 
+def _draw_numbers() -> None:
+    global _numbers
+    _numbers = itertools.count(secrets.randbits(62))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_draw_numbers)
+
+
 def _temporary_name() -> str:
-    return f".tsae-{os.getpid()}-{next(_NUMBERS)}.tmp"
+    return f".tsae-{os.getpid()}-{next(_numbers)}.tmp"
 
 
 def _move_in(temporary: str, path: str, data: bytes, durable: bool, folder: int | None) -> None:
     """Writes `temporary` and renames it to `path`; with the descriptor of a folder, both are names in it."""
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
         try:
             _write_all(descriptor, data)
             if durable:

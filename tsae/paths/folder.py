@@ -179,6 +179,22 @@ class Folder:
             return True
         return False
 
+    def is_missing(self, name: str = "") -> bool:
+        """Whether a folder below, or with no name this one, is certainly not there, so that no file in it can be.
+
+        Only of local folders that is ever said: asking a store costs as much as asking for a file.
+        """
+        files, path = self._reach(name)
+        if not isinstance(files, LocalFileSystem):
+            return False
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            return True
+        except (OSError, ValueError):
+            return False
+        return False
+
     def stat(self, name: str) -> FileFacts:
         """The facts of a regular file.
 

@@ -12,6 +12,7 @@ import org.apache.flink.api.java.functions.KeySelector;
 import org.apache.flink.api.java.io.DiscardingOutputFormat;
 import org.apache.flink.api.java.operators.MapPartitionOperator;
 import org.apache.flink.api.java.typeutils.ResultTypeQueryable;
+import org.apache.flink.core.execution.JobClient;
 import org.apache.flink.util.Collector;
 
 /** Flink's DataSet, which is what Beam's portable runner uses for batch on Flink 1. The master is "host:port" of its REST server. */
@@ -88,6 +89,12 @@ public final class FlinkEngine implements Engine<DataSet<byte[]>> {
   @Override
   public void run(String name, Collection<DataSet<byte[]>> wanted) throws Exception {
     wanted.forEach(elements -> elements.output(new DiscardingOutputFormat<>()));
-    environment.execute(name);
+    JobClient job = environment.executeAsync(name);
+    try {
+      job.getJobExecutionResult().get();
+    } catch (InterruptedException cancelled) {
+      job.cancel().get();
+      throw cancelled;
+    }
   }
 }

@@ -83,6 +83,11 @@ public final class SparkEngine implements Engine<JavaRDD<byte[]>> {
 
   @Override
   public void run(String name, Collection<JavaRDD<byte[]>> wanted) {
-    wanted.forEach(JavaRDD::count);
+    context.setJobGroup(name, name, true);
+    try {
+      wanted.forEach(JavaRDD::count);
+    } finally {
+      context.cancelJobGroup(name); // an interruption of this thread leaves tasks at work
+    }
   }
 }

@@ -33,9 +33,9 @@ import org.apache.beam.sdk.values.WindowedValue;
 
 /** A fused stage: what workers of the SDK make of a partition of elements, as one bundle. */
 final class Stage implements Serializable {
-  /** Where the workers of this process are kept, for all tasks of a job. */
+  /** Where the workers of this process are kept, as long as a task needs them: a job that restarts must not meet dead ones. */
   private static final ExecutableStageContext.Factory CONTEXTS =
-      ReferenceCountingExecutableStageContextFactory.create(DefaultExecutableStageContext::create, caller -> false);
+      ReferenceCountingExecutableStageContextFactory.create(DefaultExecutableStageContext::create, caller -> true);
 
   private final byte[] payload;
   private final JobInfo job;

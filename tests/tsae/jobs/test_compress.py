@@ -129,6 +129,24 @@ def test_results_of_earlier_runs_are_counted_in(
     assert compress.commit_archive([run(1, job)], job).images == 40
 
 
+def test_a_task_that_is_finished_is_not_done_again(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that restarts a job starts all of its tasks; the commit finds what the first try left."""
+    monkeypatch.setattr(planning, "SHARD_IMAGES", 15)
+    job = plan_job(signs_dir, tmp_path / "archive")
+    first = run(0, job)
+    assert compress.read_unfinished(0, job) is None
+    unfinished = compress.read_unfinished(1, job)
+    assert unfinished is not None
+    assert unfinished.task == 1
+    assert first.shard is not None
+    (tmp_path / "archive" / first.shard.file).rename(tmp_path / "away")
+    assert compress.read_unfinished(0, job) is not None
+    (tmp_path / "away").rename(tmp_path / "archive" / first.shard.file)
+    assert compress.commit_state([run(2, job), run(1, job)], job).images == 40
+
+
 def test_what_is_done_can_be_seen_in_the_job_folder(
     plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tsae
 from tsae import archive as ar
 from tsae import paths
 from tsae.errors import InputError
@@ -76,3 +77,37 @@ def test_a_place_that_does_not_answer_is_an_error_of_one_line(archive_dir: Path,
     with pytest.raises(InputError, match="cannot be reached .*no answer") as caught:
         decompress.plan(str(archive_dir), "s3://bucket/out", None, False, False)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_missing_is_asked_for_once_and_not_each_of_its_files(
+    archive_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr(ar.Folder, "read", lambda folder, name, *args: read.append(name) or REAL_READ(folder, name, *args))
+    job, _, images = decompress.plan(str(archive_dir), str(tmp_path / "out"), None, False, False)
+    assert len(decompress.read_records(0, job).records) == images
+    assert not [name for name in read if name.endswith(".png")]
+    decompress.decompress_shard(0, job)
+    read.clear()
+    assert decompress.read_records(0, job).present == images
+    assert len([name for name in read if name.endswith(".png")]) == images
+
+
+REAL_READ = ar.Folder.read
+
+
+def test_a_place_below_a_file_is_taken(archive_dir: Path, tmp_path: Path) -> None:
+    job, _, _ = decompress.plan(str(archive_dir), str(tmp_path / "out"), None, False, False)
+    (tmp_path / "out").mkdir()
+    folder = next(name for name in (output_name(key, frozenset()) for key in all_keys(archive_dir)) if "/" in name).split("/")[
+        0
+    ]
+    (tmp_path / "out" / folder).write_text("mine")
+    failures = decompress.read_records(0, job).failures
+    assert failures
+    assert {failure.error for failure in failures} == {"FileExistsError"}
+
+
+def all_keys(archive: Path) -> list[str]:
+    with tsae.open_archive(str(archive)) as opened:
+        return list(opened)
