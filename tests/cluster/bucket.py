@@ -25,7 +25,9 @@ def digests(url: str) -> dict[str, str]:
     files, place = S3FileSystem(use_listings_cache=False), url.removeprefix("s3://")
     found = files.cat(files.find(place)) if files.exists(place) else {}
     found = {name.removeprefix(f"{place}/"): data for name, data in found.items()}
-    return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(found.items()) if name != "run.json"}
+    return {
+        name: hashlib.sha256(data).hexdigest() for name, data in sorted(found.items()) if not name.startswith("provenance/run-")
+    }
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ EXECUTORS = {"flink": "taskmanager-{}", "spark": "worker-{}"}
 
 def tree(folder: Path) -> dict[str, str]:
     """SHA-256 of each file below a folder, but of a run's report, which tells of times."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "run.json")
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("run-"))
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

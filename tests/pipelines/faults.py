@@ -343,7 +343,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
         name = path.relative_to(folder).as_posix()
         if path.is_dir():
             found[name + "/"] = b""
-        elif name != "run.json":
+        elif not name.startswith("provenance/run-"):
             with contextlib.suppress(FileNotFoundError):
                 found[name] = path.read_bytes()
     return found

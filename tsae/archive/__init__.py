@@ -22,13 +22,13 @@ from tsae.archive.files import MANIFEST_FILE as MANIFEST_FILE
 from tsae.archive.files import MODEL_FILE as MODEL_FILE
 from tsae.archive.files import PLAN_FILE as PLAN_FILE
 from tsae.archive.files import PROVENANCE_FOLDER as PROVENANCE_FOLDER
-from tsae.archive.files import RUN_FILE as RUN_FILE
 from tsae.archive.files import FileEntry as FileEntry
 from tsae.archive.files import digest as digest
 from tsae.archive.files import file_number as file_number
 from tsae.archive.files import is_leftover as is_leftover
 from tsae.archive.files import is_named_after as is_named_after
 from tsae.archive.files import read_digested as read_digested
+from tsae.archive.files import run_name as run_name
 from tsae.archive.files import write as write
 from tsae.archive.files import write_digested as write_digested
 from tsae.archive.lists import ShardEntry as ShardEntry

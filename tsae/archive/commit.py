@@ -18,6 +18,7 @@ from tsae.archive.files import (
     FileEntry,
     is_leftover,
     read_digested,
+    run_name,
     write_digested,
 )
 from tsae.archive.lists import LIST_SHARDS, ShardEntry, ShardList, list_to_bytes
@@ -232,6 +233,8 @@ def clean_up(
         replaced = {base.model_file} if base is not None else set()
         leftovers = {name for name in archive.sizes_bytes() if is_leftover(name)} | replaced
         leftovers -= named_files(archive, manifest)
+        state = run_name(digest(manifest.to_json()), "")
+        leftovers -= {name for name in leftovers if name.startswith(state.removesuffix(".json"))}
         if is_ours():
             jobs = {name for name in leftovers if name.startswith(f"{JOB_FOLDER}/")}
             # The plan last: as long as something is left, there is a job to resume.

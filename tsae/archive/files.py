@@ -7,7 +7,7 @@ ARCHIVE/lists/<number>-<sha256>.parquet      shards, by their names, digests, ke
 ARCHIVE/shards/<number>-<sha256>.parquet     records
 ARCHIVE/provenance/<number>-<sha256>.parquet what the records were made from; only needed to bring the archive up to date
 ARCHIVE/failures/<number>-<sha256>.parquet   what did not come through; absent where everything did
-ARCHIVE/run.json                             what the last run was, for operators
+ARCHIVE/provenance/run-<state>-<sha256>.json how a run came to that state, for operators; see `tsae.jobs.run_report`
 ARCHIVE/job/                                 only while a job runs: its list of inputs and its model
 ```
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import posixpath
 import re
 
 from tsae.errors import FormatError, InputError
@@ -26,9 +27,6 @@ MODEL_FILE = "model.safetensors"
 JOB_FOLDER = "job"
 PLAN_FILE = f"{JOB_FOLDER}/plan.json"
 """What makes a job one that can be resumed; see `tsae.jobs.plan`."""
-
-RUN_FILE = "run.json"
-"""What the last run was, for operators; see `tsae.jobs.run_report`."""
 
 PROVENANCE_FOLDER = "provenance"
 
@@ -47,6 +45,9 @@ FILE_NAME = re.compile(rf"(lists|shards|failures|provenance)/[0-9]{{6,}}-[0-9a-f
 
 OTHER_MODEL_FILE = re.compile(rf"model-[0-9a-f]{{{DIGEST_DIGITS}}}\.safetensors")
 """Where a model lies whose archive replaced one of another model: both states are whole until the commit."""
+
+RUN_FILE = re.compile(rf"{PROVENANCE_FOLDER}/run-[0-9a-f]{{{DIGEST_DIGITS}}}-[0-9a-f]{{{DIGEST_DIGITS}}}\.json")
+"""The report of a run, by the digests of the manifest that it committed and of its own."""
 
 JOB_FILE = re.compile(
     rf"{JOB_FOLDER}/(plan\.json|[0-9a-f]{{16}}/(base\.json|(failures|listing)\.parquet|model\.safetensors|done/[0-9]{{6,}}\.json))"
@@ -81,6 +82,11 @@ def digested_name(folder: str, number: int, sha256: str) -> str:
     return f"{folder}/{number:06d}-{sha256[:DIGEST_DIGITS]}.parquet"
 
 
+def run_name(manifest_sha256: str, sha256: str) -> str:
+    """The name of the report of the run that committed a state."""
+    return f"{PROVENANCE_FOLDER}/run-{manifest_sha256[:DIGEST_DIGITS]}-{sha256[:DIGEST_DIGITS]}.json"
+
+
 def check_name(name: str, folder: str) -> None:
     """Refuses names that no archive gives.
 
@@ -98,7 +104,12 @@ def file_number(name: str) -> int:
 
 def is_named_after(name: str, data: bytes) -> bool:
     """Whether a file's name is that of its content."""
-    return name.endswith(f"-{digest(data)[:DIGEST_DIGITS]}.parquet")
+    return has_digest(name, digest(data))
+
+
+def has_digest(name: str, sha256: str) -> bool:
+    """Whether a digest is the one in the name of a file."""
+    return posixpath.splitext(name)[0].endswith(f"-{sha256[:DIGEST_DIGITS]}")
 
 
 def write_digested(archive: Folder, folder: str, number: int, data: bytes, rows: int) -> FileEntry:
@@ -158,5 +169,5 @@ def read_digested(archive: Folder, name: str, sha256: str, size_bytes: int | Non
 
 def is_leftover(name: str) -> bool:
     """Whether a file of this name, if no manifest names it, was left by a job of tsae's; nobody else's is called so."""
-    patterns = (FILE_NAME, OTHER_MODEL_FILE, JOB_FILE)
+    patterns = (FILE_NAME, OTHER_MODEL_FILE, RUN_FILE, JOB_FILE)
     return any(pattern.fullmatch(name) for pattern in patterns) or bool(TEMPORARY.search(name))

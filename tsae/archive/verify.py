@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tsae.archive.access import ArchiveFiles
 from tsae.archive.commit import count
-from tsae.archive.files import DIGEST_DIGITS, FILE_NAME, MANIFEST_FILE, PLAN_FILE, RUN_FILE, FileEntry
+from tsae.archive.files import FILE_NAME, MANIFEST_FILE, PLAN_FILE, RUN_FILE, FileEntry, has_digest
 from tsae.archive.lists import ShardEntry
 from tsae.archive.manifest import ListEntry
 from tsae.archive.parquet import MAGIC
@@ -113,6 +113,9 @@ def _checks(files: ArchiveFiles, decode: Decode | None, named: set[str]) -> Iter
         except TsaeError as error:
             named |= {name for name in folder.sizes_bytes() if FILE_NAME.fullmatch(name)}  # some of them may be its own
             yield functools.partial(_lost_list, listed, error)
+    for name in filter(RUN_FILE.fullmatch, folder.sizes_bytes()):
+        named.add(name)
+        yield functools.partial(verify_named, folder, name)
 
 
 def _verify_manifest(files: ArchiveFiles) -> FileReport:
@@ -266,7 +269,7 @@ def verify_named(folder: Folder, name: str) -> FileReport:
     """Checks a file of which nothing else is known against the digest in its name."""
     try:
         size_bytes = folder.stat(name).size_bytes
-        is_intact = name.endswith(f"-{_hash(folder, name, size_bytes, 0)[0][:DIGEST_DIGITS]}.parquet")
+        is_intact = has_digest(name, _hash(folder, name, size_bytes, 0)[0])
     except OSError as error:
         return FileReport(name, damages=(Damage(name, None, _reason(error)),))
     damages = () if is_intact else (Damage(name, None, "does not match the digest in its name"),)
@@ -295,7 +298,7 @@ def _find_strangers(folder: Folder, named: set[str]) -> FileReport:
     notes = []
     if PLAN_FILE in found:
         notes.append("an unfinished job is there; its command finishes it with --resume")
-    elif extra := sorted(found.keys() - named - {RUN_FILE}):
+    elif extra := sorted(found.keys() - named):
         verb = "file is" if len(extra) == 1 else "files are"
         notes.append(f"{len(extra):,} {verb} not part of the archive, such as {extra[0]!r:.200}")
     return FileReport("", notes=tuple(notes))

@@ -98,7 +98,7 @@ def _check_ours(archive: str, base: bytes | None, found: set[str], overwrite: bo
     """
     has_records = _has_lists(found) or any(ar.FILE_NAME.fullmatch(name) and name.startswith("shards/") for name in found)
     if base is None:
-        ours = {ar.MODEL_FILE, ar.RUN_FILE} if has_records else set()
+        ours = {ar.MODEL_FILE} if has_records else set()
         others = {name for name in found - ours if not ar.is_leftover(name)} if ar.PLAN_FILE not in found else set()
     else:
         others = set() if has_records or _names_tsae(base) else {ar.MANIFEST_FILE}

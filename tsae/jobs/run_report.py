@@ -1,4 +1,4 @@
-"""`run.json` of an archive: what the last run was, for operators. No reader needs it, and no digest covers it."""
+"""How a run came to a state of an archive, for operators; no reader needs it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Launch:
 
 
 def write_run_report(job: CompressJob, manifest: ar.Manifest, results: Sequence[TaskResult]) -> None:
-    """Writes the report of a run that has committed; where that fails, that of an earlier one stays.
+    """Writes the report of a run that has committed; where that fails, there is none.
 
     Args:
         job: The job.
@@ -51,9 +51,9 @@ def write_run_report(job: CompressJob, manifest: ar.Manifest, results: Sequence[
         results: Of all tasks of the job, those of earlier runs included.
     """
     if job.launch is not None:
-        text = json.dumps(describe_run(job, job.launch, manifest, results), indent=1)
+        report = (json.dumps(describe_run(job, job.launch, manifest, results), indent=1) + "\n").encode()
         with contextlib.suppress(InputError):
-            ar.write(job.archive, ar.RUN_FILE, f"{text}\n".encode())
+            ar.write(job.archive, ar.run_name(ar.digest(manifest.to_json()), ar.digest(report)), report)
 
 
 def describe_run(job: CompressJob, launch: Launch, manifest: ar.Manifest, results: Sequence[TaskResult]) -> dict[str, Any]:
@@ -83,7 +83,6 @@ def describe_run(job: CompressJob, launch: Launch, manifest: ar.Manifest, result
         "images_failed": sum(result.failures.rows for result in results if result.failures),
         "bytes_read": sum(result.source_bytes for result in results),
         "bytes_written": sum(result.shard.bytes for result in results if result.shard),
-        "manifest_sha256": ar.digest(manifest.to_json()),
         "archive": dataclasses.asdict(manifest.counts),
     }
 
