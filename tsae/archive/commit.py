@@ -16,6 +16,7 @@ from tsae.archive.files import (
     MODEL_FILE,
     PLAN_FILE,
     FileEntry,
+    digest,
     is_leftover,
     read_digested,
     run_name,
