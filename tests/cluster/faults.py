@@ -193,7 +193,7 @@ def disturb(running: Running, job: Job, kind: str, rng: random.Random, latest_s:
     """Runs a job, lets an accident happen, and has the job finished."""
     target = SHARED / "disturbed"
     shutil.rmtree(target, ignore_errors=True)
-    started_s, at_s = time.monotonic(), rng.uniform(0.5, 0.9 * latest_s)
+    started_s, at_s = time.monotonic(), rng.uniform(0.5, 0.75 * latest_s)
     process = running.start(job.argv(target), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(at_s)
     met = "" if process.poll() is not None else KINDS[kind](running, rng, process)

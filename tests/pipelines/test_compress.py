@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -605,8 +605,8 @@ def watched(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Tally]:
     watch = module.watch
 
     @contextlib.contextmanager
-    def remember(total: int, label: str) -> Iterator[SharedCount]:
-        with watch(total, label) as count:
+    def remember(total: int, label: str, elsewhere: Callable[[], int] | None = None) -> Iterator[SharedCount]:
+        with watch(total, label, elsewhere) as count:
             yield count
             seen.append(count.total())
 
