@@ -76,7 +76,7 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
     Raises:
         TsaeError: if input, output, model or flags cannot be used, or writing fails. The archive is not changed then.
     """
-    stages = _Stages()
+    stages = _Stages(options.run_report)
     local.check_flags(options.workers, flags)
     _check_options(options)
     archive = ar.Folder(paths.absolute(options.archive))
@@ -196,16 +196,20 @@ class _Elsewhere:
 
 
 class _Stages:
-    """Seconds that the stages before the first task take."""
+    """Seconds that the stages before the first task take, for a report of the run, if one is wanted."""
 
-    def __init__(self) -> None:
-        self.started_s = self._last_s = time.time()
-        self.stages_s: dict[str, float] = {}
+    def __init__(self, is_wanted: bool) -> None:
+        self._is_wanted, self._started_s, self._last_s = is_wanted, time.time(), time.monotonic()
+        self._stages_s: dict[str, float] = {}
 
     def end(self, stage: str) -> None:
         """What has passed since the stage before was this one."""
-        now_s = time.time()
-        self.stages_s[stage], self._last_s = now_s - self._last_s, now_s
+        now_s = time.monotonic()
+        self._stages_s[stage], self._last_s = now_s - self._last_s, now_s
+
+    def launch(self, engine: str, workers: int | None) -> Launch | None:
+        """How the run began."""
+        return Launch(engine, workers, self._started_s, self._stages_s) if self._is_wanted else None
 
 
 def _run_job(
@@ -213,14 +217,14 @@ def _run_job(
 ) -> Outcome:
     """Runs the tasks that are not done yet, and commits."""
     stages.end("plan")
-    launch = Launch(_engine_name(flags), None if flags else workers.count, stages.started_s, stages.stages_s)
-    job = dataclasses.replace(job, launch=launch)
+    engine_name, count = _engine_name(flags), None if flags else workers.count
+    job = dataclasses.replace(job, launch=stages.launch(engine_name, count))
     finished = finished_tasks(job)
     left = [task for task in range(job.tasks) if task not in finished]
     images = count_images(job, left)
     total = sum(images.values())
     elsewhere = _Elsewhere(job, images) if flags else None
-    log.tell("planned", images=total, tasks=len(left), engine=launch.engine, workers=launch.workers)
+    log.tell("planned", images=total, tasks=len(left), engine=engine_name, workers=count)
     with watch(total, "compressing", elsewhere) as progress:
         job = dataclasses.replace(job, progress=progress)
         if elsewhere:

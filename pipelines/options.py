@@ -30,6 +30,7 @@ class CompressOptions:
     target_psnr_db: float | None = None
     min_psnr_db: float | None = None
     verify: bool = True
+    run_report: bool = False
     device: str = "auto"
     workers: int | None = None
     cores: int = dataclasses.field(default_factory=usable_cores)
@@ -79,6 +80,11 @@ def add_compress_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-verify", action="store_true", help="do not decode each image to measure what comes back; faster")
     parser.add_argument(
+        "--run-report",
+        action="store_true",
+        help="leave in the archive how it came about: engine, versions, counts, seconds by stage; such archives differ by it",
+    )
+    parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the network runs (default: auto)"
     )
     _add_common_arguments(parser)
@@ -116,6 +122,7 @@ def compress_options(args: argparse.Namespace) -> CompressOptions:
         target_psnr_db=args.target_psnr,
         min_psnr_db=args.min_psnr,
         verify=not args.no_verify,
+        run_report=args.run_report,
         device=args.device,
         workers=args.workers,
     )

@@ -21,13 +21,10 @@ def put(folder: str, url: str) -> None:
 
 
 def digests(url: str) -> dict[str, str]:
-    """SHA-256 of each file below a URL but a run's report, by its name there."""
+    """SHA-256 of each file below a URL, by its name there."""
     files, place = S3FileSystem(use_listings_cache=False), url.removeprefix("s3://")
     found = files.cat(files.find(place)) if files.exists(place) else {}
-    found = {name.removeprefix(f"{place}/"): data for name, data in found.items()}
-    return {
-        name: hashlib.sha256(data).hexdigest() for name, data in sorted(found.items()) if not name.startswith("provenance/run-")
-    }
+    return {name.removeprefix(f"{place}/"): hashlib.sha256(data).hexdigest() for name, data in sorted(found.items())}
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ EXECUTORS = {"flink": "taskmanager-{}", "spark": "worker-{}"}
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file below a folder, but of a run's report, which tells of times."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("run-"))
+    """SHA-256 of each file below a folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -337,13 +337,13 @@ def copy_archive(source: Path | None, target: Path) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """All files below a folder but a run's report, by name; folders are there as well, with a `/` at the end."""
+    """All files below a folder, by name; folders are there as well, with a `/` at the end."""
     found = {}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if path.is_dir():
             found[name + "/"] = b""
-        elif not name.startswith("provenance/run-"):
+        else:
             with contextlib.suppress(FileNotFoundError):
                 found[name] = path.read_bytes()
     return found

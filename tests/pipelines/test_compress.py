@@ -63,9 +63,7 @@ def test_png_and_ppm_of_the_same_pixels_give_the_same_latents(signs_dir: Path, a
 
 
 def files_of(archive: Path) -> dict[str, bytes]:
-    """All but the run's report, which tells of times."""
-    paths = {path.relative_to(archive).as_posix(): path for path in archive.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in paths.items() if not name.startswith("provenance/run-")}
+    return {path.relative_to(archive).as_posix(): path.read_bytes() for path in archive.rglob("*") if path.is_file()}
 
 
 def test_worker_count_and_runner_change_no_byte(

@@ -123,7 +123,7 @@ def test_a_bug_is_a_json_line_with_its_traceback(
 
 def test_the_archive_tells_of_its_last_run(images: Path, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
-    assert main(["compress", str(images), str(archive), "--allow-failures", "--workers=2"]) == 0
+    assert main(["compress", str(images), str(archive), "--allow-failures", "--run-report", "--workers=2"]) == 0
     report = run_json(archive)
     assert (report["engine"], report["workers"], report["tasks"]) == ("local", 2, 3)
     assert (report["images_written"], report["images_failed"]) == (SIGNS, 1)
@@ -140,7 +140,7 @@ def test_the_archive_tells_of_its_last_run(images: Path, tmp_path: Path) -> None
 
 def test_each_run_that_commits_tells_of_itself(images: Path, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
-    command = ["compress", str(images), str(archive), "--allow-failures"]
+    command = ["compress", str(images), str(archive), "--allow-failures", "--run-report"]
     assert main(command) == 0
     first = reports(archive)
     assert main(command) == 0  # nothing has changed, so nothing is committed
@@ -155,7 +155,7 @@ def test_each_run_that_commits_tells_of_itself(images: Path, tmp_path: Path) -> 
 
 def test_a_resumed_run_tells_of_all_tasks(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / "archive"
-    command = ["compress", str(images), str(archive), "--allow-failures"]
+    command = ["compress", str(images), str(archive), "--allow-failures", "--run-report"]
     with monkeypatch.context() as patch:
         patch.setattr(compress, "run_here", do_two_tasks_and_fail)
         assert main(command) == 2
@@ -173,15 +173,25 @@ def test_an_archive_needs_no_report_but_a_damaged_one_is_found(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = tmp_path / "archive"
-    assert main(["compress", str(images), str(archive), "--allow-failures"]) == 0
+    assert main(["compress", str(images), str(archive), "--allow-failures", "--run-report"]) == 0
     (report,) = reports(archive)
     report.write_bytes(report.read_bytes().replace(b"local", b"locaL"))
     assert main(["verify", str(archive)]) == 1
     assert report.name in capsys.readouterr().out
-    assert main(["compress", str(images), str(archive), "--allow-failures"]) == 0
+    assert main(["compress", str(images), str(archive), "--allow-failures", "--run-report"]) == 0
     report.unlink()
     assert main(["verify", str(archive)]) == 0
-    assert main(["compress", str(images), str(archive), "--allow-failures"]) == 0
+    assert main(["compress", str(images), str(archive), "--allow-failures", "--run-report"]) == 0
+
+
+def test_without_being_asked_an_archive_tells_nothing_that_differs_from_run_to_run(images: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    command = ["compress", str(images), str(archive), "--allow-failures"]
+    assert main([*command, "--run-report"]) == 0
+    assert len(reports(archive)) == 1
+    write_signs(images / "more", 2, seed=9)
+    assert main(command) == 0
+    assert not reports(archive)  # that of another state is gone
 
 
 def test_a_report_that_cannot_be_written_costs_nothing(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +204,7 @@ def test_a_report_that_cannot_be_written_costs_nothing(images: Path, tmp_path: P
 
     monkeypatch.setattr(ar.Folder, "write", fail)
     archive = tmp_path / "archive"
-    assert main(["compress", str(images), str(archive), "--allow-failures"]) == 0
+    assert main(["compress", str(images), str(archive), "--allow-failures", "--run-report"]) == 0
     assert not reports(archive)
     assert not (archive / "job").exists() or not list((archive / "job").rglob("*.*"))
 
@@ -202,7 +212,7 @@ def test_a_report_that_cannot_be_written_costs_nothing(images: Path, tmp_path: P
 def test_a_report_counts_what_the_run_has_done_and_not_what_lies_beside_it(images: Path, tmp_path: Path) -> None:
     """A changed image rewrites its shard, in which others are."""
     archive = tmp_path / "archive"
-    command = ["compress", str(images), str(archive), "--allow-failures"]
+    command = ["compress", str(images), str(archive), "--allow-failures", "--run-report"]
     assert main(command) == 0
     changed = next(path for path in sorted(images.rglob("*.png")) if path.name != "broken.png")
     Image.new("RGB", (40, 50), (200, 20, 20)).save(changed)
@@ -213,7 +223,7 @@ def test_a_report_counts_what_the_run_has_done_and_not_what_lies_beside_it(image
 
 def test_damaged_notes_of_a_killed_run_are_done_anew(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / "archive"
-    command = ["compress", str(images), str(archive), "--allow-failures"]
+    command = ["compress", str(images), str(archive), "--allow-failures", "--run-report"]
     with monkeypatch.context() as patch:
         patch.setattr(compress, "run_here", do_two_tasks_and_fail)
         assert main(command) == 2
