@@ -90,6 +90,7 @@ def up(engine: str, disk_mb: int = 512, dies_with_us: bool = False) -> Running:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            cwd=Path(__file__).parents[2],
             start_new_session=True,
         )
     while not (STATE / "state.json").exists():
