@@ -48,6 +48,10 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+ENCODED_IMAGES = {"cpu": 256, "cuda": 4096}
+"""Images that a job encodes at once: a GPU wants a whole shard, a CPU gains nothing from more and shows progress between."""
+
+
 class LatentCoding(Protocol):
     """How one architecture turns images into streams and back."""
 
@@ -80,6 +84,7 @@ class Codec:
         self.preprocessing: Preprocessing = model.preprocessing
         self.latent_shape = model.weights.latent_shape
         self.qualities = model.weights.qualities
+        self.encoded_images = ENCODED_IMAGES[device]
         self._coding = _make_coding(model.weights, device)
 
     @classmethod

@@ -30,9 +30,6 @@ from tsae.paths import ConflictError
 if TYPE_CHECKING:
     from tsae.codec import Codec
 
-CHUNK_IMAGES = 256
-"""Images encoded between two signs of progress."""
-
 T = TypeVar("T")
 
 
@@ -194,8 +191,8 @@ def encode_images(images: TaskImages, job: CompressJob) -> EncodedTask:
     codec = load_codec(job)
     started_s = time.perf_counter()
     parts = []
-    for start in range(0, len(images.keys), CHUNK_IMAGES):
-        parts.append(encode_chunk(images.images[start : start + CHUNK_IMAGES], codec, job.settings))
+    for start in range(0, len(images.keys), codec.encoded_images):
+        parts.append(encode_chunk(images.images[start : start + codec.encoded_images], codec, job.settings))
         _count(job, images=len(parts[-1].streams))
     _count(job, images=len(images.failures), failed=len(images.failures))
     coded = ar.concatenate(parts)

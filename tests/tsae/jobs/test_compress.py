@@ -80,6 +80,22 @@ def test_a_commit_may_be_repeated_until_the_job_is_finished(plan_job: Plan, sign
         compress.commit_state(results, job)
 
 
+@pytest.mark.parametrize("encoded_images", [7, 4096])
+def test_a_device_gets_as_many_images_at_once_as_it_wants_and_the_records_are_the_same(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded_images: int
+) -> None:
+    job = plan_job(signs_dir, tmp_path / "archive")
+    images, codec, sizes = compress.read_images(0, job), compress.load_codec(job), []
+    expected = compress.encode_images(images, job).records
+    encode = codec.encode
+    monkeypatch.setattr(codec, "encoded_images", encoded_images)
+    monkeypatch.setattr(codec, "encode", lambda x, quality: sizes.append(len(x)) or encode(x, quality))
+    records = compress.encode_images(images, job).records
+    assert sizes == [7, 7, 7, 7, 7, 5] if encoded_images == 7 else sizes == [40]
+    assert records.streams == expected.streams
+    np.testing.assert_array_equal(records.psnrs_db, expected.psnrs_db)
+
+
 def test_nothing_is_visible_before_the_commit(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
     job = plan_job(signs_dir, tmp_path / "archive")
     run(0, job)
