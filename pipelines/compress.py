@@ -19,7 +19,7 @@ from tsae import log, paths
 from tsae.errors import InputError
 from tsae.inputs import Listing, list_inputs
 from tsae.jobs.compress import check_model, commit_archive, compress_task, finish
-from tsae.jobs.job_folder import CompressJob, count_done, count_images, finished_tasks, is_committed
+from tsae.jobs.job_folder import CompressJob, check_committed, count_done, count_images, finished_tasks, is_committed
 from tsae.jobs.plan import cut, find_state, plan, resume
 from tsae.jobs.run_report import Launch
 from tsae.jobs.target import Target, choose_quality
@@ -231,6 +231,7 @@ def _run_job(
             from pipelines import engine
 
             engine.run(lambda pipeline: build(pipeline, job, left), flags)
+            check_committed(job)
             finish(job)
             elsewhere.is_over = True
         else:

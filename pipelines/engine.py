@@ -83,16 +83,16 @@ def run(build: Callable[[beam.Pipeline], object], flags: Sequence[str]) -> None:
         TsaeError: what a step raised, wherever it ran, or that the engine failed.
     """
     name = runner_name(flags)
-    try:
-        with _quiet():
-            pipeline = _make_pipeline(name, flags)
-            build(pipeline)
+    with _quiet():
+        pipeline = _make_pipeline(name, flags)
+        build(pipeline)
+        try:
             _wait(pipeline.run())
-    except Exception as error:
-        original = find_tsae_error(error) or find_failure(error, name)
-        if original is None:
-            raise
-        raise original from error
+        except Exception as error:
+            original = find_tsae_error(error) or find_failure(error, name)
+            if original is None:
+                raise
+            raise original from error
 
 
 def _make_pipeline(name: str, flags: Sequence[str]) -> beam.Pipeline:
@@ -155,7 +155,7 @@ def find_failure(error: BaseException, runner: str) -> InputError | None:
     if isinstance(error, grpc.FutureTimeoutError):
         reason = "its job server does not answer; check --job_endpoint, and"
     elif isinstance(error, grpc.RpcError):
-        reason = f"its job server cannot be reached ({_shorten(_details(error))}); check --job_endpoint, and"
+        reason = f"its job server cannot be reached, or refuses ({_shorten(_details(error))}); check --job_endpoint, and"
     elif isinstance(error, OSError) and IN_STEP not in str(error):
         reason = f"it cannot be started ({_shorten(str(error))});"
     elif found and TRACEBACK not in found["reason"]:
@@ -175,8 +175,12 @@ def _shorten(text: str) -> str:
 
 
 def find_tsae_error(error: BaseException) -> TsaeError | None:
-    """The `TsaeError` that a runner's exception is, with Beam's addition, or quotes; None if there is none."""
+    """The `TsaeError` that a runner's exception is, with Beam's addition, or quotes; None if there is none.
+
+    Of a traceback it must be the last: what another exception came of is not what ended the step.
+    """
     text = f"tsae.errors.{type(error).__name__}: {error}" if isinstance(error, TsaeError) else str(error)
     matches = list(REMOTE_ERROR.finditer(text))
-    kind = getattr(errors, matches[-1]["kind"], None) if matches else None
+    is_last = bool(matches) and TRACEBACK not in text[matches[-1].end() :]
+    kind = getattr(errors, matches[-1]["kind"], None) if is_last else None
     return kind(matches[-1]["message"]) if isinstance(kind, type) and issubclass(kind, TsaeError) else None

@@ -148,6 +148,8 @@ class _Step(beam.DoFn):
     def process(self, element: Any) -> Any:
         started_s = time.perf_counter()
         result = self._function(element, self._job)
+        if result is None:  # done already
+            return
         Metrics.distribution(NAMESPACE, f"shard_{self._name}_ms").update(round((time.perf_counter() - started_s) * 1000))
         for name, count in result.counts().items():
             Metrics.counter(NAMESPACE, name).inc(count)

@@ -101,6 +101,7 @@ def up(engine: str, disk_mb: int = 512, dies_with_us: bool = False) -> Running:
 
 
 def is_up() -> bool:
+    STATE.mkdir(parents=True, exist_ok=True)
     with (STATE / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,6 +115,8 @@ def down() -> None:
     if not is_up():
         return
     keeper = int((STATE / "lock.pid").read_text())
+    if not _is_keeper(keeper):  # it is just starting, or another process asks the same
+        raise RuntimeError("a cluster is starting or ending; try again")
     members = hosts.family(keeper)
     os.kill(keeper, signal.SIGTERM)
     deadline = time.monotonic() + 10
@@ -124,11 +127,20 @@ def down() -> None:
         time.sleep(0.05)
 
 
+def _is_keeper(pid: int) -> bool:
+    """Whether a process is one of these: numbers are given again."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return b"tests.cluster" in words and b"keep" in words
+    return False
+
+
 @contextlib.contextmanager
 def cluster(engine: str, disk_mb: int = 512) -> Iterator[Running]:
     """A cluster for the time of a block."""
+    running = up(engine, disk_mb, dies_with_us=True)
     try:
-        yield up(engine, disk_mb, dies_with_us=True)
+        yield running
     finally:
         down()
 

@@ -76,8 +76,7 @@ def plan(engine: str, hosts: dict[str, Host], folder: Path) -> Cluster:
     """
     python = ["-m", "tests.cluster.store", hosts["store"].address, str(STORE_PORT)]
     common = [Spec("store", "store", [sys.executable, *python], STORE_PORT)]
-    nodes = NODES if hosts["node1"].address != hosts["node2"].address else NODES[:1]  # on one machine there is one port
-    nodes = ("driver",) if engine == "prism" else nodes
+    nodes = ("driver",) if engine == "prism" else NODES
     command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={POOL_PORT}"]
     common += [Spec(f"pool-{node}", node, command, POOL_PORT) for node in nodes]
     engines: dict[str, Callable[[dict[str, Host], Path], Cluster]] = {"flink": _flink, "spark": _spark, "prism": _prism}

@@ -12,7 +12,6 @@ import dataclasses
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,36 +33,37 @@ class Host:
     Attributes:
         name: What it is called.
         address: Where its servers listen.
-        pid: Of the first process in its namespaces; None where it is this machine itself.
+        pid: Of the first process in its namespaces.
         is_private: Whether its folders for temporary files are its own.
     """
 
     name: str
     address: str
-    pid: int | None
+    pid: int
     is_private: bool = True
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """What to run here to have it run there."""
-        if self.pid is None:
-            return [*DIE_WITH_PARENT, *argv]
         mount = ["--mount"] if self.is_private else []
         return [*DIE_WITH_PARENT, "nsenter", "--target", str(self.pid), "--net", *mount, "--pid", f"--wd={os.getcwd()}", *argv]
 
 
 def make_hosts(names: Sequence[str], public: str, disk_mb: int) -> dict[str, Host]:
-    """Makes hosts that reach each other; where that needs root and this is not, all are this machine, and a line says so.
+    """Makes hosts that reach each other and nothing else.
 
     Args:
         names: Of all hosts.
         public: The one that sees the folders of this machine as they are.
         disk_mb: Size of the folder for temporary files of each other one.
+
+    Raises:
+        OSError: if there can be none.
     """
     try:
         network = _first_process("ip link add lan type bridge && ip link set lan up && ip link set lo up")
-    except OSError:
-        print("no network namespaces (they need root): all hosts share this machine's loopback", file=sys.stderr)
-        return {name: Host(name, "127.0.0.1", None) for name in names}
+    except OSError as error:
+        # Pools and engines listen on all addresses and run what they are sent: not on a network that others are in.
+        raise OSError("no network namespaces: hosts are kept apart by them, and they need root") from error
     hosts = {}
     for number, name in enumerate(names, start=11):
         # /dev/shm is where tests keep inputs: another host does not have them.
@@ -136,8 +136,6 @@ class Service:
     def pid(self) -> int | None:
         """Its number as this machine counts; None between two lives."""
         assert self._process is not None
-        if self.host.pid is None:
-            return self._process.pid
         return next(iter(children(self._process.pid)), None)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -88,13 +89,15 @@ def _from_maven(artifact: str, version: str, whole: bool) -> str:
                 subprocess.run(
                     [*command, f"-DoutputDirectory={new}/jars"],
                     check=True,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
                 )
-            except subprocess.CalledProcessError:
-                missing.touch()
+            except (OSError, subprocess.CalledProcessError) as error:
+                if "Could not find artifact" in str(getattr(error, "stdout", "")):  # else it may be there another time
+                    missing.touch()
                 print(f"{artifact} {version} cannot be had from Maven", file=sys.stderr)
-                raise
+                raise subprocess.CalledProcessError(1, "mvn") from error
     return f"{target}/jars/*"
 
 
@@ -102,12 +105,12 @@ def _compile(engine: str, class_path: str) -> Path:
     sources = [path for path in sorted(OWN_SOURCES.glob("*.java")) if path.stem in (f"{engine.title()}Engine", *SHARED)]
     target = FOLDER / f"jobserver-{engine}"
     if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in sources):
-        target.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["javac", "-nowarn", "-Xlint:none", "-d", target, "-cp", class_path, *sources], check=True)
-        service = target / NATIVE_SERVICE
-        service.parent.mkdir(parents=True, exist_ok=True)
-        service.write_text(NATIVE)
-        os.utime(target)
+        shutil.rmtree(target, ignore_errors=True)
+        with _new(target) as new:
+            subprocess.run(["javac", "-nowarn", "-Xlint:none", "-d", new, "-cp", class_path, *sources], check=True)
+            service = new / NATIVE_SERVICE
+            service.parent.mkdir(parents=True, exist_ok=True)
+            service.write_text(NATIVE)
     return target
 
 

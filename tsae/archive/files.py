@@ -50,7 +50,7 @@ RUN_FILE = re.compile(rf"{PROVENANCE_FOLDER}/run-[0-9a-f]{{{DIGEST_DIGITS}}}-[0-
 """The report of a run, by the digests of the manifest that it committed and of its own."""
 
 JOB_FILE = re.compile(
-    rf"{JOB_FOLDER}/(plan\.json|[0-9a-f]{{16}}/(base\.json|(failures|listing)\.parquet|model\.safetensors|done/[0-9]{{6,}}\.json))"
+    rf"{JOB_FOLDER}/(plan\.json|[0-9a-f]{{16}}/((base|committed)\.json|(failures|listing)\.parquet|model\.safetensors|done/[0-9]{{6,}}\.json))"
 )
 """What a job keeps in its folder while it runs; see `tsae.jobs.plan`."""
 

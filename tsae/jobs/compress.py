@@ -313,6 +313,7 @@ def commit_state(results: Iterable[TaskResult], job: CompressJob) -> ar.Manifest
     state = _write_state(results, job)
     with job_folder.turn(job):
         _commit(state, job)
+        job_folder.note_commit(state.manifest, job)
     return state.manifest
 
 
@@ -340,7 +341,7 @@ def _commit(state: _State, job: CompressJob) -> None:
     try:
         ar.commit(job.archive, state.manifest, state.base)
     except InputError as error:
-        if isinstance(error.__cause__, ConflictError):
+        if isinstance(error.__cause__, ConflictError) and job_folder.is_owner(job):
             job_folder.give_up(job)  # what it started from is gone
         raise
     write_run_report(job, state.manifest, state.results)

@@ -6,6 +6,7 @@ job/<name>/base.json          the manifest that was there when the job was plann
 job/<name>/model.safetensors  the model
 job/<name>/listing.parquet    the inputs: row group i lists the images of task i, so that a task is one number
 job/<name>/failures.parquet   failures that are known already
+job/<name>/committed.json     the manifest that the job committed, where another process is to finish it
 job/<name>/done/<task>.json   what a finished task adds to the archive, so that a killed job can go on
 ```
 """
@@ -32,6 +33,7 @@ from tsae.progress import SharedCount
 MODEL_FILE = ar.MODEL_FILE
 LISTING_FILE = "listing.parquet"
 BASE_FILE = "base.json"
+COMMITTED_FILE = "committed.json"
 FAILURES_FILE = "failures.parquet"
 DONE_FOLDER = "done"
 """Names below `job/<name>`."""
@@ -268,10 +270,10 @@ def finished_tasks(job: CompressJob) -> dict[int, TaskResult]:
 
 
 def is_finished(task: int, job: CompressJob) -> bool:
-    """Whether an earlier try of a task kept a result whose files are there."""
+    """Whether an earlier try of a task kept a result whose files are there, by the rules of `finished_tasks`."""
     result = _kept_result(_done_file(task, job), job)
     try:
-        return result is not None and all(map(job.archive.exists, _files(result)))
+        return result is not None and _is_there(result, {n: job.archive.stat(n).size_bytes for n in _files(result)})
     except OSError:
         return False  # to do it again is never wrong
 
@@ -337,6 +339,26 @@ def is_owner(job: CompressJob) -> bool:
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{job.archive.path}: cannot be read ({reason}); finish it with --resume") from error
+
+
+def note_commit(manifest: ar.Manifest, job: CompressJob) -> None:
+    """Notes for `check_committed` that a job has committed.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    ar.write(job.archive, job.file(COMMITTED_FILE), manifest.to_json())
+
+
+def check_committed(job: CompressJob) -> None:
+    """Refuses to go on where a job was to be committed elsewhere and was not: an engine may end without its last step.
+
+    Raises:
+        InputError: if what the archive holds is not what the job has noted.
+    """
+    noted = read_or_none(job.archive, job.file(COMMITTED_FILE))
+    if noted is None or read_or_none(job.archive, ar.MANIFEST_FILE) != noted:
+        raise InputError(f"{job.archive.path}: the engine ended without committing; finish it with --resume")
 
 
 def is_committed(job: CompressJob) -> bool:
