@@ -71,7 +71,21 @@ def test_errors_of_steps_are_found_in_what_runners_raise(raised: Exception, expe
     assert str(found) == str(expected)
 
 
-@pytest.mark.parametrize("bug", [ValueError("tsae is wrong"), RuntimeError("tsae.errors.__doc__: x"), KeyError("k")])
+HANDLING = """Traceback (most recent call last):
+  ...
+tsae.errors.ImageError: cut short
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  ...
+KeyError: 'k'
+"""
+
+
+@pytest.mark.parametrize(
+    "bug", [ValueError("tsae is wrong"), RuntimeError("tsae.errors.__doc__: x"), KeyError("k"), RuntimeError(HANDLING)]
+)
 def test_a_bug_is_not_taken_for_bad_data(bug: Exception) -> None:
     assert engine.find_tsae_error(bug) is None
 
@@ -85,7 +99,7 @@ class Unreachable(grpc.RpcError):
     ("raised", "told"),
     [
         (grpc.FutureTimeoutError(), "does not answer; check --job_endpoint"),
-        (Unreachable(), r"cannot be reached \(failed to connect to all addresses\); check --job_endpoint"),
+        (Unreachable(), r"cannot be reached, or refuses \(failed to connect to all addresses\); check --job_endpoint"),
         (RuntimeError("Pipeline job_7 failed in state CANCELLED: unknown error"), r"ended as CANCELLED \(unknown error\)"),
         (
             RuntimeError(f"Pipeline x failed in state FAILED: java.lang.X: {'lost ' * 99}"),
@@ -105,6 +119,7 @@ def test_what_an_engine_cannot_do_is_one_line_with_the_remedy(raised: Exception,
 @pytest.mark.parametrize(
     "bug",
     [
+        OSError("no such column [while running 'ReadImages']"),
         ValueError("tsae is wrong"),
         RuntimeError("Pipeline x failed in state FAILED: ...: Traceback (most recent call last):\n  ...\nKeyError: 'k'"),
     ],

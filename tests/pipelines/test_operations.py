@@ -20,6 +20,7 @@ from tsae import archive as ar
 from tsae import progress
 from tsae.cli import main
 from tsae.errors import InputError
+from tsae.jobs import compress as steps
 from tsae.jobs import plan as planning
 from tsae.jobs.job_folder import CompressJob
 from tsae.signs import write_signs
@@ -231,6 +232,58 @@ def test_damaged_notes_of_a_killed_run_are_done_anew(images: Path, tmp_path: Pat
         note.write_text(json.dumps({**json.loads(note.read_text()), "stages_s": {"read": "long"}}))
     assert main([*command, "--resume"]) == 0
     assert run_json(archive)["images_written"] == SIGNS
+
+
+# Engines that start tasks again, or end without the last step
+
+
+@pytest.fixture
+def begun(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command of a job of which two tasks are done."""
+    command = ["compress", str(images), str(tmp_path / "archive"), "--allow-failures"]
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "run_here", do_two_tasks_and_fail)
+        assert main(command) == 2
+    return command
+
+
+def test_an_engine_that_starts_all_tasks_again_does_only_what_is_left(
+    begun: list[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    real = steps.read_images
+    monkeypatch.setattr(compress, "finished_tasks", lambda job: {})  # as if none had been done when it was submitted
+    monkeypatch.setattr(steps, "read_images", lambda task, job: read.append(task) or real(task, job))
+    assert main([*begun, "--resume", "--runner=FnApiRunner"]) == 0
+    assert read == [2]
+    assert main(["compress", str(images), str(tmp_path / "other"), "--allow-failures"]) == 0
+    one, other = (sorted(path.name for path in (tmp_path / name / "shards").iterdir()) for name in ("archive", "other"))
+    assert one == other
+
+
+def test_a_task_whose_shard_is_not_whole_is_done_again(
+    begun: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = next((tmp_path / "archive" / "shards").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-1])
+    monkeypatch.setattr(compress, "finished_tasks", lambda job: {})
+    assert main([*begun, "--resume", "--runner=FnApiRunner"]) == 0
+    assert main(["verify", str(tmp_path / "archive")]) == 0
+
+
+def test_an_engine_that_ends_without_its_last_step_has_not_committed(
+    begun: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines import transforms
+
+    shards = {path.name for path in (tmp_path / "archive" / "shards").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "build", lambda pipeline, job, tasks: pipeline | transforms.ListTasks(tasks))
+        assert main([*begun, "--resume", "--runner=FnApiRunner"]) == 2
+    assert "the engine ended without committing; finish it with --resume" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "archive" / "shards").iterdir()} == shards
+    assert main([*begun, "--resume"]) == 0
+    assert main(["verify", str(tmp_path / "archive")]) == 0
 
 
 # Metrics
