@@ -162,6 +162,9 @@ _OWN_SUMS: dict[str, Tally] = {}
 ELSEWHERE_INTERVAL_S = 5.0
 """Time between looks at what other machines left in a store."""
 
+STALLED_S = 600.0
+"""How long nothing may come from other machines before a line says so: some engines wait for a lost worker for ever."""
+
 
 @contextlib.contextmanager
 def watch(total: int, label: str, elsewhere: Callable[[], int] | None = None) -> Iterator[SharedCount]:
@@ -185,6 +188,7 @@ def watch(total: int, label: str, elsewhere: Callable[[], int] | None = None) ->
 
 def _follow(count: SharedCount, progress: Progress, ended: threading.Event, elsewhere: Callable[[], int] | None) -> None:
     shown, is_last, far, asked_s = 0, False, 0, time.monotonic()
+    came_s = asked_s
     while not is_last:
         is_last = ended.wait(WATCH_INTERVAL_S)
         if elsewhere is not None and (is_last or time.monotonic() - asked_s >= ELSEWHERE_INTERVAL_S):
@@ -194,5 +198,15 @@ def _follow(count: SharedCount, progress: Progress, ended: threading.Event, else
         now = count.total()
         facts = {"failed": now.failed, "in_bytes": now.bytes_in, "out_bytes": now.bytes_out}
         done = max(now.images, far)
+        if done > shown:
+            came_s = time.monotonic()
+        elif elsewhere is not None and time.monotonic() - came_s >= STALLED_S:
+            _say_stalled()
+            came_s = time.monotonic()
         progress.update(max(done - shown, 0), **(facts if now.images or elsewhere is None else {}))
         shown = max(done, shown)
+
+
+def _say_stalled() -> None:
+    remedy = "if the engine waits for a worker that it has lost, interrupt this command and give it again with --resume"
+    log.say("stalled", f"nothing was finished for {STALLED_S / 60:.0f} minutes; {remedy}", "warning")

@@ -130,3 +130,32 @@ def test_what_is_done_elsewhere_is_shown_as_well(monkeypatch: pytest.MonkeyPatch
     assert [line.split(" images")[0] for line in lines][:3] == ["doing: 0/30", "doing: 12/30", "doing: 12/30"]
     assert lines[-1].startswith("doing: 30/30 images, ")
     assert "failed" not in lines[-1]
+
+
+def test_where_nothing_comes_from_elsewhere_a_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, asked = io.StringIO(), threading.Event()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress, "ELSEWHERE_INTERVAL_S", 0)
+    monkeypatch.setattr(progress, "WATCH_INTERVAL_S", 0.01)
+    monkeypatch.setattr(progress, "STALLED_S", 0.0)
+    told = iter([5, 5, 5])
+
+    def elsewhere() -> int:
+        value = next(told, 9)
+        asked.set() if value == 9 else None
+        return value
+
+    with watch(9, "doing", elsewhere):
+        assert asked.wait(30)
+    assert stream.getvalue().count("nothing was finished for 0 minutes; ") >= 2
+    assert "--resume" in stream.getvalue()
+
+
+def test_work_on_this_machine_never_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(progress, "WATCH_INTERVAL_S", 0.01)
+    monkeypatch.setattr(progress, "STALLED_S", 0.0)
+    with watch(9, "doing") as count:
+        count.add(9)
+    assert stream.getvalue() == ""
