@@ -157,12 +157,17 @@ def test_each_run_that_commits_tells_of_itself(images: Path, tmp_path: Path) -> 
 def test_a_resumed_run_tells_of_all_tasks(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / "archive"
     command = ["compress", str(images), str(archive), "--allow-failures", "--run-report"]
-    with monkeypatch.context() as patch:
-        patch.setattr(compress, "run_here", do_two_tasks_and_fail)
-        assert main(command) == 2
+    leave_unfinished(command, monkeypatch)
     assert not reports(archive)
     assert main([*command, "--resume"]) == 0
     assert run_json(archive)["images_written"] == SIGNS
+
+
+def leave_unfinished(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a command that ends when two tasks are done."""
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "run_here", do_two_tasks_and_fail)
+        assert main(command) == 2
 
 
 def do_two_tasks_and_fail(workers: local.Workers, job: CompressJob, tasks: list[int]) -> None:
@@ -225,9 +230,7 @@ def test_a_report_counts_what_the_run_has_done_and_not_what_lies_beside_it(image
 def test_damaged_notes_of_a_killed_run_are_done_anew(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / "archive"
     command = ["compress", str(images), str(archive), "--allow-failures", "--run-report"]
-    with monkeypatch.context() as patch:
-        patch.setattr(compress, "run_here", do_two_tasks_and_fail)
-        assert main(command) == 2
+    leave_unfinished(command, monkeypatch)
     for note in archive.rglob("done/*.json"):
         note.write_text(json.dumps({**json.loads(note.read_text()), "stages_s": {"read": "long"}}))
     assert main([*command, "--resume"]) == 0
@@ -241,9 +244,7 @@ def test_damaged_notes_of_a_killed_run_are_done_anew(images: Path, tmp_path: Pat
 def begun(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command of a job of which two tasks are done."""
     command = ["compress", str(images), str(tmp_path / "archive"), "--allow-failures"]
-    with monkeypatch.context() as patch:
-        patch.setattr(compress, "run_here", do_two_tasks_and_fail)
-        assert main(command) == 2
+    leave_unfinished(command, monkeypatch)
     return command
 
 
