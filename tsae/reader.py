@@ -13,7 +13,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tsae import paths
-from tsae.archive import FILE_NAME, MANIFEST_FILE, PROVENANCE_FOLDER, ArchiveFiles, Failure, Manifest, Records
+from tsae.archive import (
+    FILE_NAME,
+    MANIFEST_FILE,
+    PROVENANCE_FOLDER,
+    ArchiveFiles,
+    Failure,
+    Folder,
+    Manifest,
+    Records,
+    hold_manifest,
+)
 from tsae.config import IMAGE_SIZE_PX, RAW_BYTES
 from tsae.errors import FormatError
 
@@ -33,7 +43,7 @@ class Archive:
     """
 
     def __init__(self, path: str, manifest_text: bytes | None = None) -> None:
-        """Reads the manifest.
+        """Reads the manifest; on a local disk, later commits then leave what this state needs until it is closed.
 
         Args:
             path: Local path or URL of the archive.
@@ -42,7 +52,10 @@ class Archive:
         Raises:
             FormatError: if there is no archive of this version.
         """
-        self._files = ArchiveFiles(paths.absolute(path), manifest_text)
+        place, self._hold = paths.absolute(path), None
+        if manifest_text is None:
+            manifest_text, self._hold = hold_manifest(Folder(place))
+        self._files = ArchiveFiles(place, manifest_text)
         self.path = path
         self._codec: Codec | None = None
         self._entropy_coder: EntropyCoder | None = None
@@ -228,7 +241,9 @@ class Archive:
         }
 
     def close(self) -> None:
-        """Forgets what was read; the archive can still be used. No file is open between reads."""
+        """Forgets what was read, and lets later commits remove it; while they do not, the archive can still be used."""
+        if self._hold is not None:
+            self._hold.release()
         self._files = ArchiveFiles(self._files.folder.path, self._files.manifest_text)
         self._codec = self._entropy_coder = None
 

@@ -5,11 +5,14 @@ Imports no torch: an archive can be listed, searched and checked without a netwo
 
 from tsae.archive.access import ArchiveFiles as ArchiveFiles
 from tsae.archive.access import matches as matches
-from tsae.archive.commit import clean_up as clean_up
+from tsae.archive.cleanup import Waste as Waste
+from tsae.archive.cleanup import clean_up as clean_up
+from tsae.archive.cleanup import clean_up_job as clean_up_job
+from tsae.archive.cleanup import named_files as named_files
 from tsae.archive.commit import commit as commit
 from tsae.archive.commit import count as count
 from tsae.archive.commit import model_place as model_place
-from tsae.archive.commit import named_files as named_files
+from tsae.archive.commit import recount as recount
 from tsae.archive.commit import write_failures as write_failures
 from tsae.archive.commit import write_lists as write_lists
 from tsae.archive.commit import write_shard as write_shard
@@ -38,6 +41,7 @@ from tsae.archive.manifest import Counts as Counts
 from tsae.archive.manifest import ListEntry as ListEntry
 from tsae.archive.manifest import Manifest as Manifest
 from tsae.archive.manifest import Settings as Settings
+from tsae.archive.manifest import hold_manifest as hold_manifest
 from tsae.archive.manifest import read_manifest as read_manifest
 from tsae.archive.manifest import read_manifest_text as read_manifest_text
 from tsae.archive.manifest import unknown_keys as unknown_keys

@@ -194,13 +194,21 @@ class ArchiveFiles:
         Raises:
             TsaeError: if what has to be read is damaged.
         """
+        return self.shard_of(key) is not None
+
+    def shard_of(self, key: str) -> int | None:
+        """The number, in the order of positions, of the shard that has a key; None if none has. Only keys are read.
+
+        Raises:
+            TsaeError: if what has to be read is damaged.
+        """
         for index, entry in enumerate(self.manifest.lists):
             if not key_fault(key) and entry.first_key <= key <= entry.last_key:
                 for shard in self._list(index).candidates(key):
                     row_group = self._shard(index, shard).group_of(key)
                     if row_group is not None and key in self._group_keys(index, shard, row_group):
-                        return True
-        return False
+                        return shard + (self._shard_ends[index - 1] if index else 0)
+        return None
 
     def _read_group_keys(self, index: int, shard: int, row_group: int) -> frozenset[str]:
         return frozenset(self._shard(index, shard).keys(row_group))

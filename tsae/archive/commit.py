@@ -1,9 +1,10 @@
-"""The commit: lists and manifest of a new state, one atomic step that makes it the archive's, and cleaning up after it."""
+"""The commit: lists and manifest of a new state, and the one atomic step that makes it the archive's."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -11,23 +12,19 @@ from tsae.archive.access import ArchiveFiles
 from tsae.archive.failures import failures_from_bytes, failures_to_bytes
 from tsae.archive.files import (
     DIGEST_DIGITS,
-    JOB_FOLDER,
     MANIFEST_FILE,
     MODEL_FILE,
-    PLAN_FILE,
     FileEntry,
-    digest,
-    is_leftover,
     read_digested,
-    run_name,
     write_digested,
 )
 from tsae.archive.lists import LIST_SHARDS, ShardEntry, ShardList, list_to_bytes
 from tsae.archive.manifest import FORMAT_VERSION, Counts, ListEntry, Manifest
 from tsae.archive.parquet import split_file
 from tsae.archive.provenance import Origin, provenance_to_bytes
-from tsae.archive.records import Records
+from tsae.archive.records import PSNR_STEP_DB, Records
 from tsae.archive.shards import chunk_crc32s, shard_to_bytes
+from tsae.archive.states import kept_if_held
 from tsae.errors import InputError
 from tsae.paths import ConflictError, Folder
 
@@ -168,6 +165,51 @@ def count(archive: Folder, lists: Sequence[ListEntry], failures: int, skipped: i
     )
 
 
+def recount(
+    old: Counts, removed: Sequence[ShardEntry], added: Sequence[ShardEntry], failures: int, skipped: int
+) -> Counts | None:
+    """The sums of a state from those of the one before and what differs, without reading lists.
+
+    It is exact: PSNRs are multiples of 1/64 dB, so sums of them have no rounding, and a mean gives its sum back.
+
+    Args:
+        old: Of the state before.
+        removed: Shards that are no longer in it.
+        added: Shards that are now, those that replace others among them.
+        failures: Rows of the failures table now.
+        skipped: Input files passed over now.
+
+    Returns:
+        None if only `count` can tell: where the shard with the least PSNR went, or one was not measured.
+    """
+    before = old.psnr_min_db, old.psnr_mean_db
+    images = old.images + sum(e.rows for e in added) - sum(e.rows for e in removed)
+    is_measured = old.images == 0 or None not in before
+    if not is_measured or not images or any(e.psnr_sum_db is None for e in (*added, *removed)):
+        return None
+    if any(e.psnr_min_db == old.psnr_min_db for e in removed):
+        return None
+    least_db = [e.psnr_min_db for e in added] + ([] if old.psnr_min_db is None else [old.psnr_min_db])
+
+    def change(name: str) -> int:
+        return int(sum(getattr(e, name) for e in added) - sum(getattr(e, name) for e in removed))
+
+    old_sum_db = round((old.psnr_mean_db or 0.0) * old.images / PSNR_STEP_DB) * PSNR_STEP_DB
+    sum_db = math.fsum([old_sum_db, *(e.psnr_sum_db or 0.0 for e in added), *(-(e.psnr_sum_db or 0.0) for e in removed)])
+    return Counts(
+        images=images,
+        shards=old.shards + len(added) - len(removed),
+        failures=failures,
+        skipped=skipped,
+        source_bytes=old.source_bytes + change("source_bytes"),
+        stream_bytes=old.stream_bytes + change("stream_bytes"),
+        lossless=old.lossless + change("lossless"),
+        lossless_bytes=old.lossless_bytes + change("lossless_bytes"),
+        psnr_mean_db=sum_db / images,
+        psnr_min_db=min(value for value in least_db if value is not None),
+    )
+
+
 def read_lists(archive: Folder, lists: Sequence[ListEntry]) -> Iterator[ShardList]:
     """Reads lists, one after the other.
 
@@ -194,7 +236,8 @@ def commit(archive: Folder, manifest: Manifest, base: bytes | None) -> None:
     """
     text = manifest.to_json()
     try:
-        archive.replace(MANIFEST_FILE, text, expected=base)
+        with kept_if_held(archive, base):
+            archive.replace(MANIFEST_FILE, text, expected=base)
     except ConflictError as error:
         if _current(archive) != text:
             raise InputError(f"{archive.path}: another command has changed it meanwhile; run this one again") from error
@@ -208,52 +251,3 @@ def _current(archive: Folder) -> bytes | None:
         return archive.read(MANIFEST_FILE)
     except OSError:
         return None
-
-
-def clean_up(
-    archive: Folder,
-    manifest: Manifest,
-    base: Manifest | None,
-    first: Sequence[str] = (),
-    is_ours: Callable[[], bool] = lambda: True,
-) -> None:
-    """Removes what of an archive's own files its manifest does not name; files that no job of tsae's wrote stay.
-
-    Args:
-        archive: Its place.
-        manifest: Its state.
-        base: The state before.
-        first: What must go first, so that a job killed from here on is known to be committed.
-        is_ours: Whether the job still owns the archive; asked when all that will be removed is known, so that nothing
-            is that another command has written since it took over.
-
-    Raises:
-        InputError: if a file cannot be removed.
-    """
-    try:
-        replaced = {base.model_file} if base is not None else set()
-        leftovers = {name for name in archive.sizes_bytes() if is_leftover(name)} | replaced
-        leftovers -= named_files(archive, manifest)
-        state = run_name(digest(manifest.to_json()), "")
-        leftovers -= {name for name in leftovers if name.startswith(state.removesuffix(".json"))}
-        if is_ours():
-            jobs = {name for name in leftovers if name.startswith(f"{JOB_FOLDER}/")}
-            # The plan last: as long as something is left, there is a job to resume.
-            for names in (first, leftovers - jobs, jobs - {PLAN_FILE}, [PLAN_FILE]):
-                archive.remove(sorted(names))
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{archive.path}: complete, but leftovers cannot be removed ({reason}); remove them") from error
-
-
-def named_files(archive: Folder, manifest: Manifest) -> set[str]:
-    """All files that a manifest and its lists name.
-
-    Raises:
-        FormatError: if a list is missing or another one.
-        CorruptDataError: if a list cannot be read.
-    """
-    named = set(manifest.files)
-    for shards in read_lists(archive, manifest.lists):
-        named |= shards.files()
-    return named

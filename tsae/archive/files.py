@@ -8,6 +8,7 @@ ARCHIVE/shards/<number>-<sha256>.parquet     records
 ARCHIVE/provenance/<number>-<sha256>.parquet what the records were made from; only needed to bring the archive up to date
 ARCHIVE/failures/<number>-<sha256>.parquet   what did not come through; absent where everything did
 ARCHIVE/provenance/run-<state>-<sha256>.json how a run came to that state, for operators; see `tsae.jobs.run_report`
+ARCHIVE/states/<state>.json                  manifests of old states that somebody still reads, see `tsae.archive.states`
 ARCHIVE/job/                                 only while a job runs: its list of inputs and its model
 ```
 """
@@ -29,6 +30,7 @@ PLAN_FILE = f"{JOB_FOLDER}/plan.json"
 """What makes a job one that can be resumed; see `tsae.jobs.plan`."""
 
 PROVENANCE_FOLDER = "provenance"
+STATES_FOLDER = "states"
 
 MAX_FILE_BYTES = 2**31
 """No file of an archive is larger; claims beyond it, or a file with a hole, would only serve to exhaust memory."""
@@ -48,6 +50,9 @@ OTHER_MODEL_FILE = re.compile(rf"model-[0-9a-f]{{{DIGEST_DIGITS}}}\.safetensors"
 
 RUN_FILE = re.compile(rf"{PROVENANCE_FOLDER}/run-[0-9a-f]{{{DIGEST_DIGITS}}}-[0-9a-f]{{{DIGEST_DIGITS}}}\.json")
 """The report of a run, by the digests of the manifest that it committed and of its own."""
+
+STATE_FILE = re.compile(rf"{STATES_FOLDER}/[0-9a-f]{{{DIGEST_DIGITS}}}\.json")
+"""An old manifest that somebody still reads by, named by its digest."""
 
 JOB_FILE = re.compile(
     rf"{JOB_FOLDER}/(plan\.json|[0-9a-f]{{16}}/((base|committed)\.json|(failures|listing)\.parquet|model\.safetensors|done/[0-9]{{6,}}\.json))"
@@ -169,5 +174,5 @@ def read_digested(archive: Folder, name: str, sha256: str, size_bytes: int | Non
 
 def is_leftover(name: str) -> bool:
     """Whether a file of this name, if no manifest names it, was left by a job of tsae's; nobody else's is called so."""
-    patterns = (FILE_NAME, OTHER_MODEL_FILE, RUN_FILE, JOB_FILE)
+    patterns = (FILE_NAME, OTHER_MODEL_FILE, RUN_FILE, STATE_FILE, JOB_FILE)
     return any(pattern.fullmatch(name) for pattern in patterns) or bool(TEMPORARY.search(name))

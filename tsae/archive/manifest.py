@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from tsae.archive.files import (
@@ -20,7 +22,7 @@ from tsae.archive.files import (
     digest,
 )
 from tsae.errors import CorruptDataError, FormatError, TsaeError
-from tsae.paths import Folder
+from tsae.paths import Folder, Hold
 
 FORMAT_VERSION = 1
 
@@ -279,8 +281,24 @@ def read_manifest_text(archive: Folder) -> bytes:
     Raises:
         FormatError: if there is none, or it cannot be read.
     """
-    try:
+    with _one_error(archive):
         return archive.read(MANIFEST_FILE, MAX_BYTES)
+
+
+def hold_manifest(archive: Folder) -> tuple[bytes, Hold | None]:
+    """The same, and where that can be had a hold on this state: as long as it lasts, its files stay.
+
+    Raises:
+        FormatError: as `read_manifest_text`.
+    """
+    with _one_error(archive):
+        return archive.read_and_hold(MANIFEST_FILE, MAX_BYTES)
+
+
+@contextlib.contextmanager
+def _one_error(archive: Folder) -> Iterator[None]:
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError) as error:
         remedy = "its job did not end; finish it with --resume" if archive.exists(JOB_FOLDER) else "name another folder"
         raise FormatError(f"{archive.path}: not an archive (no {MANIFEST_FILE}); {remedy}") from error

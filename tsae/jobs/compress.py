@@ -161,7 +161,7 @@ def load_codec(job: CompressJob) -> Codec:
     Raises:
         ModelError: if the job's model file is not the planned one or cannot be used.
     """
-    return _load_codec(job.archive, job.file(job_folder.MODEL_FILE), job.model_sha256, job.device)
+    return _load_codec(job.archive, job.model_place, job.model_sha256, job.device)
 
 
 @functools.lru_cache(maxsize=1)
@@ -281,13 +281,15 @@ def merge(old: ar.Records, new: ar.Records) -> ar.Records:
     return ar.concatenate([old, new]).take([places[key] for key in old.keys])
 
 
-def commit_archive(results: Iterable[TaskResult], job: CompressJob) -> ar.Manifest:
+def commit_archive(results: Iterable[TaskResult], job: CompressJob, waste: ar.Waste | None = None) -> ar.Manifest:
     """Makes the written shards the archive's new state, and removes what is left of the job.
 
     Args:
         results: Of the tasks of this run, in any order; a task that a runner ran twice may come twice. Those of
             earlier runs of the job are added.
-        job: The job.
+        job: The job, an update if there is `waste`.
+        waste: Takes what the old state leaves, for who commits again and again; without it the whole archive is looked
+            over for what no state names.
 
     Returns:
         The manifest that was committed.
@@ -298,8 +300,32 @@ def commit_archive(results: Iterable[TaskResult], job: CompressJob) -> ar.Manife
     state = _write_state(results, job)
     with job_folder.turn(job):
         _commit(state, job)
-        _clean_up(job, state.manifest, state.base)
+        if waste is None or state.base is None:
+            _clean_up(job, state.manifest, state.base)
+        else:
+            waste.add(state.base, _superseded(state, job))
+            ar.clean_up_job(job.archive, [job.file(job_folder.LISTING_FILE)], functools.partial(job_folder.is_owner, job))
+    if waste is not None:
+        waste.remove()
     return state.manifest
+
+
+def _superseded(state: _State, job: CompressJob) -> set[str]:
+    """Files that the state before names and a new one does not."""
+    old = _open_base(job)
+    before = [*_replaced(job, state.results)]
+    now = [result.shard for result in state.results if result.shard]
+    return (old.manifest.files | _files(before)) - state.manifest.files - _files(now)
+
+
+def _files(entries: Iterable[ar.ShardEntry]) -> set[str]:
+    return {name for entry in entries for name in (entry.file, entry.provenance) if name is not None}
+
+
+def _replaced(job: CompressJob, results: Iterable[TaskResult]) -> list[ar.ShardEntry]:
+    """The shards of the old state that others take the place of."""
+    pairs = zip(job.replaces, results, strict=True)
+    return [_open_base(job).entry(number) for number, result in pairs if result.shard and number is not None]
 
 
 def commit_state(results: Iterable[TaskResult], job: CompressJob) -> ar.Manifest:
@@ -328,12 +354,15 @@ class _State(NamedTuple):
 def _write_state(results: Iterable[TaskResult], job: CompressJob) -> _State:
     """Writes all that the new manifest names."""
     job_folder.check_owner(job)
-    by_task = job_folder.finished_tasks(job) | {result.task: result for result in results}
+    by_task = {result.task: result for result in results}
+    if len(by_task) < job.tasks:
+        by_task = job_folder.finished_tasks(job) | by_task
     if by_task.keys() != set(range(job.tasks)):
         raise InputError(f"{job.archive.path}: {len(by_task)} of {job.tasks} tasks are done; finish it with --resume")
     in_order = [by_task[task] for task in range(job.tasks)]
     manifest = _build_manifest(in_order, job)
-    ar.write(job.archive, job.model_file, _model(job))
+    if job.model_place != job.model_file:
+        ar.write(job.archive, job.model_file, _model(job))
     return _State(manifest, job_folder.base_text(job), in_order)
 
 
@@ -369,7 +398,7 @@ def _clean_up(job: CompressJob, manifest: ar.Manifest, base: bytes | None) -> No
 
 
 def _model(job: CompressJob) -> bytes:
-    return ar.read_digested(job.archive, job.file(job_folder.MODEL_FILE), job.model_sha256)
+    return ar.read_digested(job.archive, job.model_place, job.model_sha256)
 
 
 def _build_manifest(results: list[TaskResult], job: CompressJob) -> ar.Manifest:
@@ -389,6 +418,8 @@ def _build_manifest(results: list[TaskResult], job: CompressJob) -> ar.Manifest:
         number = job.first_number + job.tasks
         parts.append(ar.write_digested(job.archive, "failures", number, known, job.known_failures.rows))
     failures = ar.write_failures(job.archive, parts)
+    failed = sum(entry.rows for entry in failures)
+    counts = _recount(results, failed, job) or ar.count(job.archive, lists, failed, job.skipped)
     return ar.Manifest(
         requires=(),
         model=facts.name,
@@ -399,7 +430,15 @@ def _build_manifest(results: list[TaskResult], job: CompressJob) -> ar.Manifest:
         preprocessing=facts.preprocessing.to_json(),
         settings=job.settings,
         created_by=f"tsae {tsae.__version__}",
-        counts=ar.count(job.archive, lists, sum(entry.rows for entry in failures), job.skipped),
+        counts=counts,
         lists=lists,
         failures=failures,
     )
+
+
+def _recount(results: list[TaskResult], failures: int, job: CompressJob) -> ar.Counts | None:
+    """The new state's sums from those of the old one, where that can be."""
+    if not job.is_update:
+        return None
+    added = [result.shard for result in results if result.shard]
+    return ar.recount(_open_base(job).manifest.counts, _replaced(job, results), added, failures, job.skipped)

@@ -82,6 +82,11 @@ class CompressJob:
         """Number of tasks."""
         return len(self.replaces)
 
+    @property
+    def model_place(self) -> str:
+        """Where the model is while the job runs: an archive that is brought up to date has it already."""
+        return self.model_file if self.is_update else self.file(MODEL_FILE)
+
     def file(self, name: str) -> str:
         """Where a file of the job lies, relative to the archive."""
         return f"{ar.JOB_FOLDER}/{self.name}/{name}"

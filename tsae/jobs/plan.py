@@ -20,7 +20,6 @@ from tsae.jobs.job_folder import (
     BASE_FILE,
     FAILURES_FILE,
     LISTING_FILE,
-    MODEL_FILE,
     CompressJob,
     count_images,
     forget,
@@ -186,7 +185,7 @@ def plan(
     )
     try:
         job = dataclasses.replace(job, known_failures=_write_known(job, known_failures))
-        ar.write(archive, job.file(MODEL_FILE), model)
+        _keep_model(job, model)
         ar.write(archive, job.file(LISTING_FILE), _listing_to_bytes(tasks, listing))
         if base is not None:
             ar.write(archive, job.file(BASE_FILE), base)
@@ -202,6 +201,16 @@ def plan(
         give_up(job)
         raise InputError(f"{archive.path}: another command has changed it meanwhile; run this one again")
     return job
+
+
+def _keep_model(job: CompressJob, model: bytes) -> None:
+    """Writes the model, unless it lies in the archive already, undamaged."""
+    try:
+        if job.is_update and ar.read_digested(job.archive, job.model_place, job.model_sha256, len(model)):
+            return
+    except TsaeError:
+        pass
+    ar.write(job.archive, job.model_place, model)
 
 
 def _take_place(job: CompressJob, before: bytes | None) -> None:
@@ -253,7 +262,7 @@ def resume(source: str, archive: ar.Folder) -> CompressJob:
         if is_committed(job):
             return _take_over(job, text, source)
         count_images(job, range(job.tasks))
-        if ar.digest(archive.read(job.file(MODEL_FILE))) != job.model_sha256:
+        if ar.digest(archive.read(job.model_place)) != job.model_sha256:
             raise ValueError("its model is not the planned one")
         if job.is_update:
             ar.Manifest.from_json(archive.read(job.file(BASE_FILE)), BASE_FILE)

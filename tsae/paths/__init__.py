@@ -16,6 +16,7 @@ from tsae.paths.folder import kind as kind
 from tsae.paths.folder import read_file as read_file
 from tsae.paths.folder import read_file_with_facts as read_file_with_facts
 from tsae.paths.folder import stat_file as stat_file
+from tsae.paths.holds import Hold as Hold
 from tsae.paths.names import absolute as absolute
 from tsae.paths.names import below as below
 from tsae.paths.names import is_url as is_url

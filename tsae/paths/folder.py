@@ -31,6 +31,7 @@ from tsae.paths.disk import (
     sync_folder,
 )
 from tsae.paths.facts import FileFacts, as_os_error, check_size
+from tsae.paths.holds import Hold, link_file, read_and_hold, unheld
 from tsae.paths.names import absolute, is_url, join, plain
 from tsae.paths.store import (
     S3_RETRIES,
@@ -214,6 +215,39 @@ class Folder:
             return self._read_remote(name, most_bytes)
         with opened(local) as descriptor:
             return read_all(descriptor) if most_bytes is None else pread(descriptor, 0, most_bytes)
+
+    def read_and_hold(self, name: str, most_bytes: int) -> tuple[bytes, Hold | None]:
+        """The same, and on a local disk a hold on the file, by which `unheld` knows that it is still needed.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        local = self._local(name)
+        return (self._read_remote(name, most_bytes), None) if local is None else read_and_hold(local, most_bytes)
+
+    @contextlib.contextmanager
+    def unheld(self, name: str) -> Iterator[bool]:
+        """Whether nobody holds a file, as far as that can be told: in a remote store, nobody can.
+
+        While the block runs nobody new can hold it.
+
+        Raises:
+            OSError: if that cannot be found out.
+        """
+        local = self._local(name)
+        with contextlib.nullcontext(True) if local is None else unheld(local) as is_free:
+            yield is_free
+
+    def link(self, name: str, other: str) -> None:
+        """Gives a file of a local folder a second name.
+
+        Raises:
+            OSError: if the file system cannot do that, or the folder is remote.
+        """
+        local, target = self._local(name), self._local(other)
+        if local is None or target is None:
+            raise OSError(f"{self.path}: a store has no links")
+        link_file(local, target)
 
     def _read_remote(self, name: str, most_bytes: int | None) -> bytes:
         with as_os_error(self.path):
