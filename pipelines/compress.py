@@ -66,6 +66,58 @@ class Outcome:
     changes: Changes | None = None
 
 
+class _Stages:
+    """Seconds that the stages before the first task take, for a report of the run, if one is wanted."""
+
+    def __init__(self, is_wanted: bool) -> None:
+        self._is_wanted, self._started_s, self._last_s = is_wanted, time.time(), time.monotonic()
+        self._stages_s: dict[str, float] = {}
+
+    def end(self, stage: str) -> None:
+        """What has passed since the stage before was this one."""
+        now_s = time.monotonic()
+        self._stages_s[stage], self._last_s = now_s - self._last_s, now_s
+
+    def launch(self, engine: str, workers: int | None) -> Launch | None:
+        """How the run began."""
+        return Launch(engine, workers, self._started_s, self._stages_s) if self._is_wanted else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a command asks for, checked as far as that can be done without its input.
+
+    Attributes:
+        options: As given.
+        flags: Beam flags; without any, the local engine does the work.
+        archive: Where the archive is, or will be.
+        model_file: The whole model file.
+        settings: What later runs must have in common with it, the root excepted.
+        stages: Seconds of the stages so far.
+    """
+
+    options: CompressOptions
+    flags: Sequence[str]
+    archive: ar.Folder
+    model_file: bytes
+    settings: ar.Settings
+    stages: _Stages
+
+
+def prepare(options: CompressOptions, flags: Sequence[str] = ()) -> Request:
+    """Checks options and flags, and reads the model.
+
+    Raises:
+        TsaeError: if one of them cannot be used.
+    """
+    stages = _Stages(options.run_report)
+    local.check_flags(options.workers, flags)
+    _check_options(options)
+    archive = ar.Folder(paths.absolute(options.archive))
+    model_file = read_model_file(options.model)
+    return Request(options, flags, archive, model_file, _settings(options, read_model_facts(model_file, options.model)), stages)
+
+
 def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
     """Lists, plans, runs and returns what came of it.
 
@@ -76,40 +128,75 @@ def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
     Raises:
         TsaeError: if input, output, model or flags cannot be used, or writing fails. The archive is not changed then.
     """
-    stages = _Stages(options.run_report)
-    local.check_flags(options.workers, flags)
-    _check_options(options)
-    archive = ar.Folder(paths.absolute(options.archive))
-    model_file = read_model_file(options.model)
-    settings = _settings(options, read_model_facts(model_file, options.model))
+    request = prepare(options, flags)
     if options.resume:
-        job = _resume(options, archive, settings, model_file)
-        if is_committed(job):
-            return Outcome(finish(job), 0)
-        with _start_workers(options, sum(count_images(job, range(job.tasks)).values()), job.tasks, flags) as workers:
-            return _run_job(job, None, stages, workers, flags)
+        return resume_job(request)
     base = find_state(options.input, options.archive, options.overwrite)
     listing = list_inputs(options.input, options.root)
+    return compress_listing(request, listing, base)
+
+
+def resume_job(request: Request) -> Outcome:
+    """Finishes a killed job.
+
+    Raises:
+        TsaeError: if there is none, or it is not this command's.
+    """
+    job = _resume(request)
+    if is_committed(job):
+        return Outcome(finish(job), 0)
+    images = sum(count_images(job, range(job.tasks)).values())
+    with start_workers(request, images, job.tasks) as workers:
+        return _run_job(job, None, request, workers)
+
+
+def compress_listing(request: Request, listing: Listing, base: bytes | None) -> Outcome:
+    """Makes the archive of a listing, or brings it up to date.
+
+    Args:
+        request: What is asked for.
+        listing: The whole input.
+        base: The manifest that is there; None if there is none.
+
+    Raises:
+        TsaeError: as `run`.
+    """
     for note in listing.notes:
         log.say("note", note)
-    stages.end("list")
-    settings = dataclasses.replace(settings, root=listing.root)
+    request.stages.end("list")
+    settings, options = dataclasses.replace(request.settings, root=listing.root), request.options
     if base is None or options.overwrite:
-        settings, changes = _aim(settings, listing, model_file, options), None
+        settings, changes = _aim(settings, listing, request), None
         tasks, failures = cut(listing.rows), listing.failures
     else:
-        files = ar.ArchiveFiles(archive.path, base)
-        check_writable(files)
-        settings = _keep_aim(settings, files.manifest.settings)
-        check_settings(files.manifest, settings, ar.digest(model_file))
+        files = open_state(request, settings, base)
+        settings = files.manifest.settings
         changes = find_changes(listing, files, options.retry_failed)
         if not changes.is_needed:
             return Outcome(files.manifest, 0, changes)
         tasks, failures = changes.tasks, changes.failures
-    with _start_workers(options, sum(len(task.rows) for task in tasks), len(tasks), flags) as workers:
-        workers.call_each(check_model, model_file, options.model, options.device)
-        job = plan(listing, tasks, archive, model_file, settings, base, changes is not None, failures, options.device)
-        return _run_job(job, changes, stages, workers, flags)
+    with start_workers(request, sum(len(task.rows) for task in tasks), len(tasks)) as workers:
+        workers.call_each(check_model, request.model_file, options.model, options.device)
+        is_update = changes is not None
+        job = plan(listing, tasks, request.archive, request.model_file, settings, base, is_update, failures, options.device)
+        return _run_job(job, changes, request, workers)
+
+
+def open_state(request: Request, settings: ar.Settings, base: bytes) -> ar.ArchiveFiles:
+    """The archive that is to be brought up to date.
+
+    Args:
+        request: What is asked for.
+        settings: Its settings with the root of the listing.
+        base: The manifest.
+
+    Raises:
+        TsaeError: if it cannot be, or was made otherwise.
+    """
+    files = ar.ArchiveFiles(request.archive.path, base)
+    check_writable(files)
+    check_settings(files.manifest, _keep_aim(settings, files.manifest.settings), ar.digest(request.model_file))
+    return files
 
 
 def _check_options(options: CompressOptions) -> None:
@@ -143,9 +230,9 @@ def _keep_aim(settings: ar.Settings, old: ar.Settings) -> ar.Settings:
     return settings if settings.target is None else dataclasses.replace(settings, quality=old.quality)
 
 
-def _aim(settings: ar.Settings, listing: Listing, model_file: bytes, options: CompressOptions) -> ar.Settings:
+def _aim(settings: ar.Settings, listing: Listing, request: Request) -> ar.Settings:
     """The settings with the quality that reaches the target, if there is one."""
-    target = _target(options)
+    options, target = request.options, _target(request.options)
     if target is None:
         return settings
     if not listing.keys:
@@ -154,27 +241,31 @@ def _aim(settings: ar.Settings, listing: Listing, model_file: bytes, options: Co
         )
     from tsae.codec import choose_device, shared_codec
 
-    codec = shared_codec(model_file, options.model, choose_device(options.device))
+    codec = shared_codec(request.model_file, options.model, choose_device(options.device))
     choice = choose_quality(listing, codec, target, settings)
     log.say("target", f"target of {target}: {choice}", quality=choice.quality)
     return dataclasses.replace(settings, quality=choice.quality)
 
 
-def _resume(options: CompressOptions, archive: ar.Folder, settings: ar.Settings, model_file: bytes) -> CompressJob:
+def _resume(request: Request) -> CompressJob:
     """Takes up the plan of a killed job, if this is the same command."""
-    job = resume(options.input, archive)
-    planned = dataclasses.replace(job.settings, root=settings.root)
-    settings = _keep_aim(settings, planned)
-    if planned != settings or ar.digest(model_file) != job.model_sha256:
+    options = request.options
+    job = resume(options.input, request.archive)
+    planned = dataclasses.replace(job.settings, root=request.settings.root)
+    settings = _keep_aim(request.settings, planned)
+    if planned != settings or ar.digest(request.model_file) != job.model_sha256:
         raise InputError(
             f"{options.archive}: its job has another model or other settings; give the killed command, with --resume"
         )
     return dataclasses.replace(job, device=options.device)
 
 
-def _start_workers(options: CompressOptions, images: int, tasks: int, flags: Sequence[str]) -> local.Workers:
+def start_workers(request: Request, images: int, tasks: int) -> local.Workers:
+    """Processes for a job of the local engine; this process only for a small one, or where Beam does the work."""
+    options = request.options
     is_shared = not any(path.startswith("memory://") for path in (options.input, options.archive))
-    return local.Workers(1 if flags else local.choose_workers(options.workers, options.cores, images, tasks, is_shared))
+    wanted = local.choose_workers(options.workers, options.cores, images, tasks, is_shared)
+    return local.Workers(1 if request.flags else wanted)
 
 
 @dataclasses.dataclass
@@ -195,27 +286,9 @@ class _Elsewhere:
         return sum(self.images.values()) if self.is_over else count_done(self.job, self.images)
 
 
-class _Stages:
-    """Seconds that the stages before the first task take, for a report of the run, if one is wanted."""
-
-    def __init__(self, is_wanted: bool) -> None:
-        self._is_wanted, self._started_s, self._last_s = is_wanted, time.time(), time.monotonic()
-        self._stages_s: dict[str, float] = {}
-
-    def end(self, stage: str) -> None:
-        """What has passed since the stage before was this one."""
-        now_s = time.monotonic()
-        self._stages_s[stage], self._last_s = now_s - self._last_s, now_s
-
-    def launch(self, engine: str, workers: int | None) -> Launch | None:
-        """How the run began."""
-        return Launch(engine, workers, self._started_s, self._stages_s) if self._is_wanted else None
-
-
-def _run_job(
-    job: CompressJob, changes: Changes | None, stages: _Stages, workers: local.Workers, flags: Sequence[str]
-) -> Outcome:
+def _run_job(job: CompressJob, changes: Changes | None, request: Request, workers: local.Workers) -> Outcome:
     """Runs the tasks that are not done yet, and commits."""
+    stages, flags = request.stages, request.flags
     stages.end("plan")
     engine_name, count = _engine_name(flags), None if flags else workers.count
     job = dataclasses.replace(job, launch=stages.launch(engine_name, count))

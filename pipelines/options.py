@@ -8,6 +8,9 @@ import os
 
 from tsae.config import DEFAULT_MODEL
 
+DEFAULT_WATCH_S = 5.0
+"""For how long a file must not have changed for a watch to take it: copying tools pause for less."""
+
 
 def usable_cores() -> int:
     """Cores that this process may use, which in a container can be fewer than the machine has."""
@@ -31,6 +34,7 @@ class CompressOptions:
     min_psnr_db: float | None = None
     verify: bool = True
     run_report: bool = False
+    watch_s: float | None = None
     device: str = "auto"
     workers: int | None = None
     cores: int = dataclasses.field(default_factory=usable_cores)
@@ -61,6 +65,15 @@ def add_compress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-failed", action="store_true", help="try images again that failed before, though their files are unchanged"
     )
+    again.add_argument(
+        "--watch",
+        nargs="?",
+        type=_seconds,
+        const=DEFAULT_WATCH_S,
+        metavar="SECONDS",
+        help=f"go on with files that come, each once it has not changed for SECONDS (default: {DEFAULT_WATCH_S:g}), until "
+        "SIGTERM or Ctrl-C",
+    )
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument(
         "--quality",
@@ -88,6 +101,16 @@ def add_compress_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the network runs (default: auto)"
     )
     _add_common_arguments(parser)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; give one, or put --watch last") from None
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text} seconds: must be 0.1 to 86400")
+    return seconds
 
 
 def add_decompress_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,6 +146,7 @@ def compress_options(args: argparse.Namespace) -> CompressOptions:
         min_psnr_db=args.min_psnr,
         verify=not args.no_verify,
         run_report=args.run_report,
+        watch_s=args.watch,
         device=args.device,
         workers=args.workers,
     )

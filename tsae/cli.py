@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tsae import __version__, log
 from tsae.config import DEFAULT_MODEL
-from tsae.errors import TsaeError
+from tsae.errors import InputError, TsaeError
 
 if TYPE_CHECKING:
     from pipelines.options import CompressOptions, DecompressOptions
@@ -242,6 +242,8 @@ def _compress(args: argparse.Namespace, flags: list[str]) -> int:
     from pipelines import options as job_options
 
     options = job_options.compress_options(args)
+    if options.watch_s is not None:
+        return _watch(options, flags)
     _start_early(options, flags)
     from pipelines import compress
     from tsae.reader import open_archive
@@ -262,6 +264,20 @@ def _compress(args: argparse.Namespace, flags: list[str]) -> int:
     facts = {"archive": args.archive, "done": outcome.done, "wall_s": round(seconds, 3), "exit_code": exit_code}
     log.tell("compressed", **facts, **dataclasses.asdict(counts))
     return exit_code
+
+
+def _watch(options: CompressOptions, flags: list[str]) -> int:
+    from pipelines.watch import watch
+
+    if flags:
+        raise InputError(f"--watch: is for the local engine; leave out {flags[0]}")
+    outcome = watch(options)
+    if outcome is None:
+        print(f"{options.archive}: nothing has changed")
+    else:
+        counts = outcome.manifest.counts
+        print(f"{options.archive}: {counts.images} images, {outcome.done} of them now{_failed(counts.failures)}")
+    return 0
 
 
 def _describe_changes(changes: Changes) -> str:

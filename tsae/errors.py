@@ -12,6 +12,10 @@ class InputError(TsaeError):
     """The input or output that the user named cannot be used."""
 
 
+class BusyError(InputError):
+    """Another command is at work at the same place, or has just been: the same command may do later."""
+
+
 class ImageError(TsaeError):
     """An image file cannot be turned into pixels."""
 

@@ -25,7 +25,7 @@ from tsae.archive.provenance import Origin, provenance_to_bytes
 from tsae.archive.records import PSNR_STEP_DB, Records
 from tsae.archive.shards import chunk_crc32s, shard_to_bytes
 from tsae.archive.states import kept_if_held
-from tsae.errors import InputError
+from tsae.errors import BusyError, InputError
 from tsae.paths import ConflictError, Folder
 
 
@@ -240,7 +240,7 @@ def commit(archive: Folder, manifest: Manifest, base: bytes | None) -> None:
             archive.replace(MANIFEST_FILE, text, expected=base)
     except ConflictError as error:
         if _current(archive) != text:
-            raise InputError(f"{archive.path}: another command has changed it meanwhile; run this one again") from error
+            raise BusyError(f"{archive.path}: another command has changed it meanwhile; run this one again") from error
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{archive.path}: cannot be committed ({reason}); finish it with --resume") from error

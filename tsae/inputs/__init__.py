@@ -9,6 +9,8 @@ from tsae.inputs.listing import Listing as Listing
 from tsae.inputs.listing import Rows as Rows
 from tsae.inputs.listing import fill as fill
 from tsae.inputs.listing import items_of as items_of
+from tsae.inputs.lookout import Lookout as Lookout
+from tsae.inputs.lookout import Sighting as Sighting
 from tsae.inputs.reading import ContainerError as ContainerError
 from tsae.inputs.reading import Read as Read
 from tsae.inputs.reading import State as State

@@ -24,7 +24,7 @@ def find_in_folder(folder: str) -> Finding:
         folder: Absolute path or URL.
     """
     finding = Finding(folder, is_tree=True)
-    for name, facts in _remote_names(folder, "find") if paths.is_url(folder) else _walk(finding, None):
+    for name, facts in remote_names(folder, "find") if paths.is_url(folder) else _walk(finding, None):
         if not name.endswith("/"):
             if is_label_file(name):
                 finding.label_files.append(name)
@@ -38,15 +38,15 @@ def _add_if_image(finding: Finding, name: str, facts: paths.FileFacts | None) ->
     finding.add_if_image(name, **fields)
 
 
-def _remote_names(root: str, how: str, below: str = "") -> Iterator[tuple[str, paths.FileFacts | None]]:
+def remote_names(root: str, how: str, below: str = "") -> Iterator[tuple[str, paths.FileFacts | None]]:
     """Names below a remote root that the filesystem's `find` or `glob` gives, those of folders with a `/` at the end."""
     files, base = paths.filesystem(root)
     start = base.rstrip("/") + "/"
     for path, info in getattr(files, how)(start + below, detail=True).items():
         if path.startswith(start):
             name = path[len(start) :].rstrip("/")
-            is_folder = info["type"] == "directory"
-            yield (name + "/", None) if is_folder else (name, paths.remote_facts(info))
+            is_below = info["type"] == "directory"
+            yield (name + "/", None) if is_below else (name, paths.remote_facts(info))
 
 
 def _walk(finding: Finding, depth: int | None) -> Iterator[tuple[str, None]]:
@@ -58,34 +58,40 @@ def _walk(finding: Finding, depth: int | None) -> Iterator[tuple[str, None]]:
     while todo:
         prefix, above = todo.pop()
         try:
-            identity, entries = _scan(paths.join(finding.root, prefix))
+            identity, entries = scan(paths.join(finding.root, prefix))
         except OSError as error:
-            _add_unreadable(finding, prefix, error)
+            if not prefix:
+                raise _unreadable(finding.root, error) from error
+            add_unreadable(finding, prefix, error)
             continue
         if identity in above:
             continue
         for entry in entries:
-            name, is_folder = prefix + entry.name, _is_folder(entry)
-            yield (name + "/" if is_folder else name), None
-            if is_folder and (depth is None or name.count("/") + 1 < depth):
+            name, is_below = prefix + entry.name, is_folder(entry)
+            yield (name + "/" if is_below else name), None
+            if is_below and (depth is None or name.count("/") + 1 < depth):
                 todo.append((name + "/", (*above, identity)))
 
 
-def _scan(folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
+def scan(folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
     """What identifies a folder, and what is in it."""
     status = os.stat(folder)
     with os.scandir(folder) as entries:
         return (status.st_dev, status.st_ino), list(entries)
 
 
-def _add_unreadable(finding: Finding, prefix: str, error: OSError) -> None:
+def _unreadable(root: str, error: OSError) -> InputError:
+    return InputError(f"{root}: cannot be read ({error.strerror or error}); check the folder and its permissions")
+
+
+def add_unreadable(finding: Finding, folder: str, error: OSError) -> None:
+    """Notes that a folder below the root cannot be read."""
     reason = error.strerror or str(error)
-    if not prefix:
-        raise InputError(f"{finding.root}: cannot be read ({reason}); check the folder and its permissions") from error
-    finding.fail(prefix, type(error).__name__, f"the folder cannot be read: {reason}; check its permissions")
+    finding.fail(folder, type(error).__name__, f"the folder cannot be read: {reason}; check its permissions")
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is one, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # such as a link to itself: reading it will say so
@@ -98,9 +104,9 @@ def find_by_glob(pattern: str) -> tuple[Finding, list[str]]:
     Returns:
         The root with the images, and the names of containers below it.
     """
-    root, below = _split_glob(pattern)
+    root, below = split_glob(pattern)
     finding, containers = Finding(root), []
-    for name, facts in _remote_names(root, "glob", below) if paths.is_url(root) else _glob(finding, below):
+    for name, facts in remote_names(root, "glob", below) if paths.is_url(root) else _glob(finding, below):
         if is_container(pattern):
             containers += [] if name.endswith("/") else [name]
         elif not name.endswith("/"):
@@ -110,8 +116,8 @@ def find_by_glob(pattern: str) -> tuple[Finding, list[str]]:
     return finding, containers
 
 
-def _split_glob(pattern: str) -> tuple[str, str]:
-    """The folder before the first part with a wildcard, and the pattern from there on."""
+def split_glob(pattern: str) -> tuple[str, str]:
+    """Root and rest of a pattern: the folder before the first part with a wildcard, and the pattern from there on."""
     parts = paths.absolute(pattern).split("/")
     first = next(index for index, part in enumerate(parts) if WILDCARDS & set(part))
     root, below = "/".join(parts[:first]) or "/", "/".join(parts[first:])

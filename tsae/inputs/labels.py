@@ -168,20 +168,39 @@ def _slices(keys: pa.Array) -> Iterator[pa.Array]:
     return (keys.slice(start, BATCH) for start in range(0, len(keys), BATCH))
 
 
+class FolderLabels:
+    """Whether the names of folders are labels: if all images lie equally deep, in folders of at least two names."""
+
+    def __init__(self) -> None:
+        self._depths: set[int] = set()
+        self._names: set[str] = set()  # two at most, which is enough to know
+
+    @property
+    def are_labels(self) -> bool:
+        """Whether they are, of all images so far."""
+        return len(self._depths) == 1 and 0 not in self._depths and len(self._names) > 1
+
+    def add(self, keys: pa.Array) -> None:
+        """Adds images by their keys."""
+        self._depths.update(pc.count_substring(keys, "/").unique().to_pylist())
+        if len(self._names) < 2 and 0 not in self._depths:
+            self._names.update(folder_names(keys).dictionary[:2].to_pylist())
+
+
 def _from_folders(finding: Finding, table: pa.Table) -> pa.Table:
-    """The names of the folders that images lie in, if all lie equally deep in at least two."""
-    depths = pc.min_max(pc.count_substring(table.column("key"), "/")).as_py()
-    if not len(table) or depths["min"] != depths["max"] or not depths["min"]:
+    """The names of the folders that images lie in, if these are labels."""
+    keys, folders = whole(table.column("key")), FolderLabels()
+    for part in _slices(keys):
+        folders.add(part)
+    if not folders.are_labels:
         return table
-    parts = [_folder_names(part) for part in _slices(whole(table.column("key")))]
-    names = pa.chunked_array(parts, TEXTS).unify_dictionaries().combine_chunks()
-    if len(names.dictionary) < 2:
-        return table
+    names = pa.chunked_array(map(folder_names, _slices(keys)), TEXTS).unify_dictionaries().combine_chunks()
     note = f"labels: {len(names.dictionary)} folder names; a {LABELS_FILE} with only the line path,label gives none"
     finding.notes.append(note)
     return table.append_column("label", names)
 
 
-def _folder_names(keys: pa.Array) -> pa.Array:
+def folder_names(keys: pa.Array) -> pa.Array:
+    """The names of the folders that images lie in, by keys with a `/`, as `TEXTS`."""
     names = pc.replace_substring_regex(keys, r"(?s)^(?:.*/)?([^/]*)/[^/]*$", r"\1")
     return names.cast(pa.string()).dictionary_encode().cast(TEXTS)

@@ -17,16 +17,17 @@ from tsae.inputs.tables import find_in_table, has_images, open_table
 from tsae.inputs.tars import find_in_tar
 
 
-def list_inputs(source: str, root: str | None = None) -> Listing:
+def list_inputs(source: str, root: str | None = None, may_be_empty: bool = False) -> Listing:
     """Finds the images that `source` names.
 
     Args:
         source: A folder; a container, that is a tar or Parquet file of images; a glob of images or of containers; or a
             list of either: `.txt` with a path a line, or `.parquet` with a column `path`.
         root: For a list, the folder that its keys are relative to; None is the list's own folder.
+        may_be_empty: Whether there may be no image yet.
 
     Returns:
-        The listing, with at least one key or failure.
+        The listing, with at least one key or failure unless it may be empty.
 
     Raises:
         InputError: if the source is not there, cannot be read, names no image, or paths of a list lie outside the root;
@@ -34,16 +35,16 @@ def list_inputs(source: str, root: str | None = None) -> Listing:
     """
     try:
         with paths.as_os_error(source):
-            return _finish(_find(source, root), source)
+            return _finish(_find(source, root), source, may_be_empty)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{source}: cannot be read ({reason}); check the path, the network and its credentials") from error
 
 
-def _finish(finding: Finding, source: str) -> Listing:
-    """Sorts, drops repetitions, adds labels; a listing without any image is refused."""
+def _finish(finding: Finding, source: str, may_be_empty: bool) -> Listing:
+    """Sorts, drops repetitions, adds labels; a listing without any image is refused, unless it may be empty."""
     table = finding.sorted_table(source)
-    if not len(table) and not finding.failures:
+    if not len(table) and not finding.failures and not may_be_empty:
         skipped = f" ({finding.skipped} files with other endings)" if finding.skipped else ""
         remedy = f"images end in {' '.join(sorted(ENDINGS))}, globs of tar or Parquet files in .tar or .parquet"
         raise InputError(f"{source}: no image found{skipped}; {remedy}")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from tsae import archive as ar
 from tsae import paths
-from tsae.errors import InputError, TsaeError
+from tsae.errors import BusyError, InputError, TsaeError
 from tsae.inputs import Listing, Rows
 from tsae.jobs.job_folder import (
     BASE_FILE,
@@ -72,7 +72,7 @@ def find_state(source: str, archive: str, overwrite: bool) -> bytes | None:
     found = _names_below(archive)
     if ar.PLAN_FILE in found and not overwrite:
         remedy = "finish it with --resume, replace it with --overwrite, or choose another folder"
-        raise InputError(f"{archive}: holds an unfinished job already, or another command is at work there; {remedy}")
+        raise BusyError(f"{archive}: holds an unfinished job already, or another command is at work there; {remedy}")
     base = ar.read_manifest_text(ar.Folder(place)) if ar.MANIFEST_FILE in found else None
     _check_ours(archive, base, found, overwrite)
     return base
@@ -199,7 +199,7 @@ def plan(
         raise
     if read_or_none(archive, ar.MANIFEST_FILE) != base:  # while this job was planned, before its place was its own
         give_up(job)
-        raise InputError(f"{archive.path}: another command has changed it meanwhile; run this one again")
+        raise BusyError(f"{archive.path}: another command has changed it meanwhile; run this one again")
     return job
 
 
@@ -218,7 +218,7 @@ def _take_place(job: CompressJob, before: bytes | None) -> None:
     try:
         job.archive.replace(ar.PLAN_FILE, job.to_json(), expected=before)
     except ConflictError as error:
-        raise InputError(f"{job.archive.path}: another command started there at the same time; wait for it") from error
+        raise BusyError(f"{job.archive.path}: another command started there at the same time; wait for it") from error
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{job.archive.path}: cannot be written ({reason}); choose another place") from error

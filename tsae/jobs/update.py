@@ -82,15 +82,12 @@ def find_changes(listing: Listing, files: ar.ArchiveFiles, retry_failed: bool) -
     is_waiting[listing.find(sorted(waiting))] = True
     replacing, missing = [], 0
     for shard in range(files.shards):
-        labels = {row["key"]: row["label"] for row in files.shard(shard).columns(["key", "label"])}
+        labels = _read_labels(files, shard)
         found = listing.find(list(labels))
         rows = np.sort(found[found >= 0])
         missing += len(found) - len(rows)
         is_listed[rows] = True
-        there = rows[~is_waiting[rows]]
-        changed = there[_are_changed(listing.items(there), again, labels, files.origins(shard), listing.root)]
-        if len(changed) and (added := files.shard(shard).added_columns()):
-            raise FormatError(f"{files.entry(shard).file}: a newer tsae has written columns {added} there; update tsae")
+        changed = _changed_rows(files, shard, labels, rows[~is_waiting[rows]], listing, again)
         if len(changed):
             replacing.append(Task(changed, shard))
     new = np.flatnonzero(~is_listed & ~is_waiting)
@@ -98,6 +95,54 @@ def find_changes(listing: Listing, files: ar.ArchiveFiles, retry_failed: bool) -
     is_needed = bool(len(new) or replacing) or _differ(failures, files.failures())
     images = sum(len(task.rows) for task in replacing)
     return Changes([*cut(new), *replacing], len(new), images, missing, failures, is_needed)
+
+
+def find_additions(part: Listing, is_new: NDArray[np.bool_], files: ar.ArchiveFiles) -> Changes:
+    """The same for a part of an input, while all that is not listed stays as it is.
+
+    Args:
+        part: Some of what the input names, and what it has that was not known and cannot be an input.
+        is_new: By row, whether the archive is known not to have the key, bool `[N]`.
+        files: The archive.
+
+    Raises:
+        TsaeError: if the archive is damaged where it has to be read.
+    """
+    failed = {failure.path: failure for failure in files.failures()}
+    keys = part.keys
+    shards = [None if is_sure else files.shard_of(key) for key, is_sure in zip(keys, is_new, strict=True)]
+    replacing = []
+    for shard in sorted({shard for shard in shards if shard is not None}):
+        rows = np.array([row for row, found in enumerate(shards) if found == shard])
+        changed = _changed_rows(files, shard, _read_labels(files, shard), rows, part, failed.keys())
+        if len(changed):
+            replacing.append(Task(changed, shard))
+    new = np.array([row for row, shard in enumerate(shards) if shard is None], np.int64)
+    listed = {*keys, *(failure.path for failure in part.failures)}
+    failures = [*part.failures, *(failure for path, failure in failed.items() if path not in listed)]
+    images = sum(len(task.rows) for task in replacing)
+    is_needed = bool(len(new) or replacing) or _differ(failures, files.failures())
+    return Changes([*cut(new), *replacing], len(new), images, 0, failures, is_needed)
+
+
+def _read_labels(files: ar.ArchiveFiles, shard: int) -> dict[str, str | None]:
+    """Key to label, of all records of a shard."""
+    return {row["key"]: row["label"] for row in files.shard(shard).columns(["key", "label"])}
+
+
+def _changed_rows(
+    files: ar.ArchiveFiles,
+    shard: int,
+    labels: Mapping[str, str | None],
+    rows: NDArray[np.int64],
+    listing: Listing,
+    again: Set[str],
+) -> NDArray[np.int64]:
+    """Those of some rows whose records, in a shard with these labels, are to be replaced."""
+    changed = rows[_are_changed(listing.items(rows), again, labels, files.origins(shard), listing.root)]
+    if len(changed) and (added := files.shard(shard).added_columns()):
+        raise FormatError(f"{files.entry(shard).file}: a newer tsae has written columns {added} there; update tsae")
+    return changed
 
 
 def _sort_out(failed: Mapping[str, ar.Failure], listing: Listing, retry_failed: bool) -> tuple[set[str], set[str]]:

@@ -6,6 +6,7 @@ What reads, writes or lists here raises `OSError` for whatever a driver raises, 
 """
 
 from tsae.paths.disk import TEMPORARY as TEMPORARY
+from tsae.paths.disk import local_facts as local_facts
 from tsae.paths.disk import replace_file as replace_file
 from tsae.paths.facts import ConflictError as ConflictError
 from tsae.paths.facts import FileFacts as FileFacts

@@ -1,4 +1,4 @@
-"""Holds on local files: how a reader tells a writer that it still needs what a file names. Shared locks (flock), nothing else."""
+"""Holds on local files: how a reader tells a writer that it still needs what a file names. They are shared locks (flock)."""
 
 from __future__ import annotations
 

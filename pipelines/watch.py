@@ -1,0 +1,207 @@
+"""Images that keep coming: `tsae compress --watch` brings an archive up to date again and again, in small commits.
+
+Each is a job like any other, so a kill at any moment leaves one that the next start finishes. What a commit costs does not
+grow with the archive, nor a look with the input, where the file system tells which folders have changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from pipelines.compress import Outcome, Request, compress_listing, open_state, prepare, resume_job, start_workers
+from pipelines.options import DEFAULT_WATCH_S, CompressOptions
+from tsae import archive as ar
+from tsae import log
+from tsae.errors import BusyError
+from tsae.inputs import Lookout, Sighting, list_inputs
+from tsae.jobs.compress import commit_archive, compress_task
+from tsae.jobs.plan import SHARD_IMAGES, find_state, plan
+from tsae.jobs.update import Changes, find_additions
+
+MOST_IMAGES = 16 * SHARD_IMAGES
+"""Of one commit; it bounds what is in memory, and how long a backlog stays invisible."""
+
+SLICE_S = 0.1
+"""How soon a wait notices that it is to end."""
+
+
+class Stop:
+    """Whether the watch was asked to end, by the first SIGTERM or Ctrl-C; a second one ends the process as ever."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        self.can_interrupt = False
+
+    def wait(self, seconds: float) -> None:
+        """Waits, unless it is to end."""
+        deadline = time.monotonic() + seconds
+        while not self.is_asked and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, SLICE_S))
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within the block, long work, the first signal ends it as any job: one that can be resumed."""
+        self.can_interrupt = True
+        try:
+            yield
+        finally:
+            self.can_interrupt = False
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Within the block, signals ask for the end."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            handler = before[signal.Signals(number)]
+            if (self.is_asked or self.can_interrupt) and callable(handler):
+                handler(number, frame)
+            self.is_asked = True
+
+        try:
+            for number in before:
+                signal.signal(number, ask)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def watch(options: CompressOptions, stop: Stop | None = None) -> Outcome | None:
+    """Compresses what the input has, then what comes, until it is asked to end.
+
+    Args:
+        options: As of `compress`; `watch_s` is for how many seconds a file must not have changed to be taken, and how
+            often the input is looked at.
+        stop: Asks for the end; None is by signals.
+
+    Returns:
+        The last state, and the number of images that were worked on; None if no image came.
+
+    Raises:
+        TsaeError: if something cannot be used, or writing fails; the same command then goes on.
+    """
+    with contextlib.ExitStack() as stack:
+        if stop is None:
+            stop = Stop()
+            stack.enter_context(stop.on_signals())
+        return _Watch(prepare(options), stop).run()
+
+
+class _Watch:
+    """A watch and what it knows of its archive."""
+
+    def __init__(self, request: Request, stop: Stop) -> None:
+        self._request, self._stop, self._archive = request, stop, request.archive
+        self._lookout = Lookout(request.options.input, request.options.watch_s or DEFAULT_WATCH_S)
+        self._waste: ar.Waste | None = None  # the first commit looks for what killed jobs have left
+        self._base: bytes | None = None
+        self._is_alone = True  # nobody else has committed: what was not known, the archive has not
+        self._outcome: Outcome | None = None
+        self._done = 0
+        self._has_waited = False
+
+    def run(self) -> Outcome | None:
+        """Until it is asked to end."""
+        if self._archive.exists(ar.PLAN_FILE):
+            with self._stop.interrupting():
+                self._note(resume_job(self._request))
+        while not self._stop.is_asked:
+            try:
+                self._step()
+                self._has_waited = False
+            except BusyError as error:
+                self._tell_busy(error)
+            self._stop.wait(self._lookout.wait_s())
+        if self._waste is not None:
+            self._waste.remove()
+        return self._outcome and dataclasses.replace(self._outcome, done=self._done)
+
+    def _step(self) -> None:
+        if self._base is None or self._lookout.is_stale:
+            self._catch_up()
+        else:
+            self._add()
+
+    def _catch_up(self) -> None:
+        """Compares the whole input with the whole archive."""
+        options = self._request.options
+        base = find_state(options.input, options.archive, overwrite=False)
+        self._lookout.begin()
+        listing = self._lookout.begun(list_inputs(options.input, may_be_empty=True))
+        if base is None and not listing.keys:
+            return  # an archive begins with its first images
+        with self._stop.interrupting():
+            self._note(compress_listing(self._request, listing, base))
+        self._base = ar.read_manifest_text(self._archive)
+        self._is_alone = True
+        self._lookout.know(ar.ArchiveFiles(self._archive.path, self._base).keys())
+
+    def _add(self) -> None:
+        """Compresses what is ready and was not known."""
+        if self._archive.exists(ar.PLAN_FILE):
+            raise BusyError(f"{self._archive.path}: another command is at work there, or was killed; waiting for it")
+        sighting = self._lookout.look(MOST_IMAGES)
+        if sighting is None or self._lookout.is_stale:
+            return
+        base = ar.read_manifest_text(self._archive)
+        self._is_alone &= base == self._base
+        files = open_state(self._request, dataclasses.replace(self._request.settings, root=self._lookout.root), base)
+        listing = dataclasses.replace(sighting.listing, skipped=files.manifest.counts.skipped)
+        is_new = sighting.is_new if self._is_alone else np.zeros(len(listing.keys), bool)
+        changes = find_additions(listing, is_new, files)
+        failed: Sequence[ar.Failure] = ()
+        if changes.is_needed:
+            manifest = self._compress(dataclasses.replace(sighting, listing=listing), changes, files)
+            self._note(Outcome(manifest, sum(len(task.rows) for task in changes.tasks), changes))
+            base = ar.read_manifest_text(self._archive)
+            failed = ar.ArchiveFiles(self._archive.path, base).failures()
+        self._base = base
+        self._lookout.done(sighting, [failure.path for failure in failed])
+
+    def _compress(self, sighting: Sighting, changes: Changes, files: ar.ArchiveFiles) -> ar.Manifest:
+        request, images = self._request, sum(len(task.rows) for task in changes.tasks)
+        with start_workers(request, images, len(changes.tasks)) as workers:
+            job = plan(
+                sighting.listing,
+                changes.tasks,
+                self._archive,
+                request.model_file,
+                files.manifest.settings,
+                files.manifest_text,
+                True,
+                changes.failures,
+                request.options.device,
+            )
+            with self._stop.interrupting() if images > SHARD_IMAGES else contextlib.nullcontext():
+                results = workers.map(compress_task, range(job.tasks), job)
+            manifest = commit_archive(results, job, self._waste)
+        self._waste = self._waste or ar.Waste(self._archive)
+        return manifest
+
+    def _note(self, outcome: Outcome) -> None:
+        """Tells of a commit."""
+        self._outcome, self._done = outcome, self._done + outcome.done
+        changes, counts = outcome.changes, outcome.manifest.counts
+        if changes is not None and not changes.is_needed:
+            return
+        new, changed = (outcome.done, 0) if changes is None else (changes.new, changes.changed)
+        facts: dict[str, Any] = {"new": new, "changed": changed, "failures": counts.failures, "images": counts.images}
+        log.say("committed", f"{new} new, {changed} changed; {counts.images} images, {counts.failures} failures", **facts)
+
+    def _tell_busy(self, error: BusyError) -> None:
+        if not self._has_waited:
+            log.say("waiting", str(error), "warning")
+        self._has_waited = True
