@@ -6,11 +6,13 @@ A position is a record's place in the order of commits, and of keys within a sha
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import fnmatch
 import functools
 import itertools
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +27,8 @@ from tsae.archive.shards import Shard
 from tsae.errors import CorruptDataError, FormatError
 from tsae.paths import Folder
 
+T = TypeVar("T")
+
 OPEN_LISTS = 16
 """Lists kept in memory, of some 5 MB each: 67 million images."""
 
@@ -38,6 +42,44 @@ OPEN_GROUPS = 1024
 def matches(key: str, glob: str | None) -> bool:
     """Whether a glob matches a key; `*` also matches `/`, and None matches all."""
     return glob is None or fnmatch.fnmatchcase(key, glob)
+
+
+def _kept(count: int, method: Callable[..., T]) -> Callable[..., T]:
+    """A method whose last results are kept as long as its object lives, which they do not keep alive."""
+    found = weakref.WeakMethod(method)
+
+    @functools.lru_cache(count)
+    def call(*args: int) -> T:
+        live = found()
+        assert live is not None  # noqa: S101 (for the type checker: who calls has the object)
+        return live(*args)
+
+    return call
+
+
+def _explain(message: str, folder: Folder, manifest_text: bytes) -> str:
+    """A message on a missing or wrong file, or what is behind it if the archive is no longer the one opened."""
+    try:
+        is_current = read_manifest_text(folder) == manifest_text
+    except FormatError:
+        is_current = True
+    return message if is_current else f"{folder.path}: was changed since it was opened; open it again"
+
+
+@dataclasses.dataclass(frozen=True)
+class _RangeReader:
+    """Reads from one file of a state."""
+
+    folder: Folder
+    manifest_text: bytes
+    name: str
+
+    def __call__(self, start: int, length: int) -> bytes:
+        try:
+            return self.folder.read_range(self.name, start, length)
+        except OSError as error:
+            message = f"{self.folder.path}/{self.name}: cannot be read ({error.strerror or error}); restore the file"
+            raise CorruptDataError(_explain(message, self.folder, self.manifest_text)) from error
 
 
 class ArchiveFiles:
@@ -61,9 +103,9 @@ class ArchiveFiles:
         self.manifest = Manifest.from_json(self.manifest_text, f"{path}/manifest.json")
         self._image_ends = list(itertools.accumulate(entry.images for entry in self.manifest.lists))
         self._shard_ends = list(itertools.accumulate(entry.rows for entry in self.manifest.lists))
-        self._list: Callable[[int], ShardList] = functools.lru_cache(OPEN_LISTS)(self._read_list)
-        self._shard: Callable[[int, int], Shard] = functools.lru_cache(OPEN_SHARDS)(self._open_shard)
-        self._group_keys: Callable[[int, int, int], frozenset[str]] = functools.lru_cache(OPEN_GROUPS)(self._read_group_keys)
+        self._list: Callable[[int], ShardList] = _kept(OPEN_LISTS, self._read_list)
+        self._shard: Callable[[int, int], Shard] = _kept(OPEN_SHARDS, self._open_shard)
+        self._group_keys: Callable[[int, int, int], frozenset[str]] = _kept(OPEN_GROUPS, self._read_group_keys)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ArchiveFiles, (self.folder.path, self.manifest_text)
@@ -80,15 +122,7 @@ class ArchiveFiles:
         try:
             return read_digested(self.folder, name, sha256, size_bytes)
         except FormatError as error:
-            raise FormatError(self._explain(str(error))) from error
-
-    def _explain(self, message: str) -> str:
-        """A message on a missing or wrong file, or what is behind it if the archive is no longer the one opened."""
-        try:
-            is_current = read_manifest_text(self.folder) == self.manifest_text
-        except FormatError:
-            is_current = True
-        return message if is_current else f"{self.folder.path}: was changed since it was opened; open it again"
+            raise FormatError(_explain(str(error), self.folder, self.manifest_text)) from error
 
     def _read_list(self, index: int) -> ShardList:
         entry = self.manifest.lists[index]
@@ -129,6 +163,14 @@ class ArchiveFiles:
         """
         return self._list(index).entries()
 
+    def list_table(self, index: int) -> pa.Table:
+        """The same as a table, see `tsae.archive.lists.list_table`.
+
+        Raises:
+            TsaeError: if it is missing or damaged.
+        """
+        return self._list(index).table()
+
     def shard(self, shard: int) -> Shard:
         """A shard, by its number in the order of positions.
 
@@ -148,19 +190,13 @@ class ArchiveFiles:
             CorruptDataError: if the entry contradicts itself.
         """
         source = f"{self.folder.path}/{entry.file}"
-        shard = Shard(entry.footer, entry.data_bytes, functools.partial(self._read_range, entry.file), source, entry.crc32s)
+        read_range = _RangeReader(self.folder, self.manifest_text, entry.file)
+        shard = Shard(entry.footer, entry.data_bytes, read_range, source, entry.crc32s)
         keys = zip((shard.describe(0)[0], shard.describe(-1)[1]), (entry.first_key, entry.last_key), strict=True)
         is_other = any(found not in (None, named) for found, named in keys)
         if is_other or (shard.rows, shard.metadata().get("model_sha256")) != (entry.rows, self.manifest.model_sha256):
             raise CorruptDataError(f"{source}: not the shard that the archive names; restore the file")
         return shard
-
-    def _read_range(self, name: str, start: int, length: int) -> bytes:
-        try:
-            return self.folder.read_range(name, start, length)
-        except OSError as error:
-            message = f"{self.folder.path}/{name}: cannot be read ({error.strerror or error}); restore the file"
-            raise CorruptDataError(self._explain(message)) from error
 
     def records(self, keys: Iterable[str]) -> Records:
         """The records of some keys, in the order asked for, reading each row group that holds one of them once.

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tsae.archive.access import ArchiveFiles
 from tsae.archive.failures import failures_from_bytes, failures_to_bytes
@@ -18,7 +20,7 @@ from tsae.archive.files import (
     read_digested,
     write_digested,
 )
-from tsae.archive.lists import LIST_SHARDS, ShardEntry, ShardList, list_to_bytes
+from tsae.archive.lists import LIST_SHARDS, ShardEntry, ShardList, list_table, table_to_bytes
 from tsae.archive.manifest import FORMAT_VERSION, Counts, ListEntry, Manifest
 from tsae.archive.parquet import split_file
 from tsae.archive.provenance import Origin, provenance_to_bytes
@@ -113,19 +115,31 @@ def write_lists(
         start += entry.rows
         room = LIST_SHARDS - entry.rows if index == len(old_lists) - 1 else 0
         if base is not None and (replaced.keys() & set(numbers) or (todo and room > 0)):
-            entries = [replaced.get(number, old) for number, old in zip(numbers, base.entries_of(index), strict=True)]
-            entry = _write_list(archive, index, entries + todo[:room])
+            entry = _write_list(archive, index, _list_anew(base, index, numbers, replaced, todo[:room]))
             todo = todo[room:]
         lists.append(entry)
     for start in range(0, len(todo), LIST_SHARDS):
-        lists.append(_write_list(archive, len(lists), todo[start : start + LIST_SHARDS]))
+        lists.append(_write_list(archive, len(lists), list_table(todo[start : start + LIST_SHARDS])))
     return tuple(lists)
 
 
-def _write_list(archive: Folder, number: int, entries: Sequence[ShardEntry]) -> ListEntry:
-    file = write_digested(archive, "lists", number, list_to_bytes(entries), len(entries))
-    first_key, last_key = min(entry.first_key for entry in entries), max(entry.last_key for entry in entries)
-    return ListEntry(file.file, file.rows, file.bytes, file.sha256, sum(e.rows for e in entries), first_key, last_key)
+def _list_anew(
+    base: ArchiveFiles, index: int, numbers: range, replaced: Mapping[int, ShardEntry], added: Sequence[ShardEntry]
+) -> pa.Table:
+    """The table of a list of `base`, whose shards have these numbers, with what differs."""
+    if replaced.keys().isdisjoint(numbers):
+        table = base.list_table(index)
+    else:
+        pairs = zip(numbers, base.entries_of(index), strict=True)
+        table = list_table([replaced.get(number, old) for number, old in pairs])
+    return pa.concat_tables([table, list_table(added)])
+
+
+def _write_list(archive: Folder, number: int, table: pa.Table) -> ListEntry:
+    file = write_digested(archive, "lists", number, table_to_bytes(table), len(table))
+    first_key, last_key = pc.min(table.column("first_key")).as_py(), pc.max(table.column("last_key")).as_py()
+    images = pc.sum(table.column("rows")).as_py()
+    return ListEntry(file.file, file.rows, file.bytes, file.sha256, images, first_key, last_key)
 
 
 def write_failures(archive: Folder, parts: Sequence[FileEntry]) -> tuple[FileEntry, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tsae.archive.files import MAX_LIST_SHARDS, FileEntry, check_name
 from tsae.archive.parquet import TAIL_BYTES, TableFile, TableReader
@@ -91,18 +92,29 @@ class ShardEntry(FileEntry):
 
 def list_to_bytes(entries: Sequence[ShardEntry]) -> bytes:
     """The list file of some shards, in their order; equal entries give equal bytes."""
-    rows = [{**dataclasses.asdict(entry), "sha256": bytes.fromhex(entry.sha256)} for entry in entries]
-    return LIST_FILE.to_bytes(pa.Table.from_pylist(rows, LIST_FILE.schema), _row_groups(entries))
+    return table_to_bytes(list_table(entries))
 
 
-def _row_groups(entries: Sequence[ShardEntry]) -> Iterator[int]:
+def list_table(entries: Sequence[ShardEntry]) -> pa.Table:
+    """What a list file holds of some shards."""
+    columns = [[getattr(entry, name) for entry in entries] for name in LIST_FILE.schema.names]
+    columns[LIST_FILE.schema.get_field_index("sha256")] = [bytes.fromhex(entry.sha256) for entry in entries]
+    return pa.table(columns, schema=LIST_FILE.schema)
+
+
+def table_to_bytes(table: pa.Table) -> bytes:
+    """The list file of what `list_table` gives."""
+    return LIST_FILE.to_bytes(table, _row_groups(pc.binary_length(table.column("footer")).to_pylist()))
+
+
+def _row_groups(footers_bytes: Sequence[int]) -> Iterator[int]:
     """Numbers of rows of the row groups: each is filled up to GROUP_SHARDS or GROUP_BYTES, or holds one entry."""
     rows = size_bytes = 0
-    for entry in entries:
-        if rows == GROUP_SHARDS or (rows and size_bytes + len(entry.footer) > GROUP_BYTES):
+    for footer_bytes in footers_bytes:
+        if rows == GROUP_SHARDS or (rows and size_bytes + footer_bytes > GROUP_BYTES):
             yield rows
             rows = size_bytes = 0
-        rows, size_bytes = rows + 1, size_bytes + len(entry.footer)
+        rows, size_bytes = rows + 1, size_bytes + footer_bytes
     if rows:
         yield rows
 
@@ -175,6 +187,15 @@ class ShardList:
             for lazy in self._table.read(group, self._read, LAZY).to_pylist():
                 yield self._entry(self.rows[index], lazy)
                 index += 1
+
+    def table(self) -> pa.Table:
+        """What the file holds, as `list_table` gives it: nothing becomes an object of its own.
+
+        Raises:
+            CorruptDataError: if footers cannot be read.
+        """
+        groups = range(len(self._table.row_groups))
+        return pa.concat_tables([self._table.read(group, self._read, LIST_FILE.schema.names) for group in groups])
 
     def _entry(self, row: dict[str, Any], lazy: dict[str, Any]) -> ShardEntry:
         return ShardEntry(**{**row, **lazy, "sha256": row["sha256"].hex()})

@@ -79,12 +79,16 @@ class Tree:
                 if not isinstance(error, FileNotFoundError):
                     fail(prefix, error)
                 continue
-            below = [prefix + entry.name + "/" for entry in entries if is_folder(entry)]
+            below, files = [], []
+            for entry in entries:
+                name = prefix + entry.name
+                if is_folder(entry):
+                    below.append(name + "/")
+                elif self._is_wanted(name):
+                    files.append((name, entry))
             if below and (self._depth is None or prefix.count("/") + 1 < self._depth):
                 above = self._folders[prefix].above
                 todo += [(folder, above) for folder in below if is_full or folder not in self._folders]
-            files = [(prefix + entry.name, entry) for entry in entries if not is_folder(entry)]
-            files = [pair for pair in files if self._is_wanted(pair[0])]
             yield from self._changed(files, known, is_full or len(files) <= QUICK_ENTRIES)
 
     def _list(self, prefix: str, above: tuple[Identity, ...]) -> list[os.DirEntry[str]]:
