@@ -82,11 +82,12 @@ class Lookout:
         self._next_full_s, self._has_begun, self.is_stale = clock(), False, False
 
     def begin(self) -> None:
-        """Takes the files that are there and at rest for known; to be called before the whole input is listed.
+        """Takes the files that are there and at rest for known; to be called before the whole input is listed, also again.
 
         Raises:
             InputError: if it cannot be read.
         """
+        self._has_begun = self.is_stale = False
         self._look(Finding(self.root))
         for key, facts in self._resting.ready().items():
             self._known.add(key, facts)
@@ -99,7 +100,7 @@ class Lookout:
             listing: Made after `begin`.
         """
         rows = np.flatnonzero(self._known.are_known(listing.keys))
-        self._has_begun = True
+        self._has_begun, self._folders = True, FolderLabels()
         part = dataclasses.replace(listing, table=listing.table.take(pa.array(rows)).combine_chunks())
         if self._below is None:
             self._folders.add(whole(part.table.column("key")))
