@@ -35,14 +35,26 @@ class Known:
 
     def are_known(self, keys: Sequence[str]) -> NDArray[np.bool_]:
         """Which of some keys were given, bool `[N]`."""
-        hashes = np.fromiter(map(hash, keys), np.int64, len(keys))
+        return self._states_of(keys)[0]
+
+    def are_in_states(self, keys: Sequence[str], facts: Sequence[Facts]) -> NDArray[np.bool_]:
+        """Which of some keys were given, last with these states, bool `[N]`."""
+        are_there, states = self._states_of(keys)
+        return np.asarray(are_there & (states == np.fromiter(map(hash, facts), np.int64, len(facts))))
+
+    def _states_of(self, keys: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Which keys were given, and their states where they were."""
+        numbers = list(map(hash, keys))
+        hashes = np.array(numbers, np.int64)
         places = np.searchsorted(self._keys, hashes)
-        found = np.zeros(len(keys), bool)
-        inside = places < len(self._keys)
+        inside = np.flatnonzero(places < len(self._keys))
+        found, states = np.zeros(len(keys), bool), np.zeros(len(keys), np.int64)
         found[inside] = self._keys[places[inside]] == hashes[inside]
-        if self._recent:
-            found |= np.fromiter((number in self._recent for number in hashes.tolist()), bool, len(keys))
-        return found
+        states[inside] = self._states[places[inside]]
+        for row, number in enumerate(numbers) if self._recent else ():
+            if number in self._recent:
+                found[row], states[row] = True, self._recent[number]
+        return found, states
 
     def is_in_state(self, key: str, facts: Facts) -> bool:
         """Whether a key was given, last with this state."""

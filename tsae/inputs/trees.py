@@ -113,12 +113,11 @@ class Tree:
 
     def _changed(self, names: list[tuple[str, os.DirEntry[str]]], known: Known, asks_all: bool) -> Iterator[tuple[str, Facts]]:
         if not asks_all:
-            are_known = known.are_known([name for name, _ in names]).tolist()
-            names = [pair for pair, is_known in zip(names, are_known, strict=True) if not is_known]
-        for name, entry in names:
-            facts = facts_of(entry)
-            if facts is not None and not known.is_in_state(name, facts):
-                yield name, facts
+            are_old = known.are_known([name for name, _ in names]).tolist()
+            names = [pair for pair, is_old in zip(names, are_old, strict=True) if not is_old]
+        states = [(name, facts) for name, entry in names if (facts := facts_of(entry)) is not None]
+        are_known = known.are_in_states([name for name, _ in states], [facts for _, facts in states]).tolist()
+        yield from (state for state, is_known in zip(states, are_known, strict=True) if not is_known)
 
 
 def facts_of(file: str | os.DirEntry[str]) -> Facts | None:

@@ -74,6 +74,8 @@ def test_the_last_state_of_a_key_is_known(pairs: list[tuple[str, int]]) -> None:
         assert all(known.is_in_state(key, (number, "v")) for key, number in expected.items())
         assert not any(known.is_in_state(key, (number + 1, "v")) for key, number in expected.items())
         assert known.are_known([*expected, "another key"]).tolist() == [True] * len(expected) + [False]
+        states = [(number + (number == 2), "v") for number in expected.values()]
+        assert known.are_in_states(list(expected), states).tolist() == [number != 2 for number in expected.values()]
         assert all(key in known for key in expected)
         assert "another key" not in known
 
