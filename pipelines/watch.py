@@ -11,18 +11,16 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
-
-import numpy as np
 
 from pipelines.compress import Outcome, Request, compress_listing, open_state, prepare, resume_job, start_workers
 from pipelines.options import DEFAULT_WATCH_S, CompressOptions
 from tsae import archive as ar
 from tsae import log
 from tsae.errors import BusyError
-from tsae.inputs import Lookout, Sighting, list_inputs
+from tsae.inputs import NOWHERE, Listing, Lookout, Sighting, list_inputs
 from tsae.jobs.compress import commit_archive, compress_task
 from tsae.jobs.plan import SHARD_IMAGES, find_state, plan
 from tsae.jobs.update import Changes, find_additions
@@ -147,7 +145,9 @@ class _Watch:
             self._note(compress_listing(self._request, listing, base))
         self._base = ar.read_manifest_text(self._archive)
         self._is_alone = True
-        self._lookout.know(ar.ArchiveFiles(self._archive.path, self._base).keys())
+        files = ar.ArchiveFiles(self._archive.path, self._base)
+        for shard in range(files.shards):
+            self._lookout.know(files.shard(shard).keys(), shard)
 
     def _add(self) -> None:
         """Compresses what is ready and was not known."""
@@ -160,22 +160,29 @@ class _Watch:
         self._is_alone &= base == self._base
         files = open_state(self._request, dataclasses.replace(self._request.settings, root=self._lookout.root), base)
         listing = dataclasses.replace(sighting.listing, skipped=files.manifest.counts.skipped)
-        is_new = sighting.is_new if self._is_alone else np.zeros(len(listing.keys), bool)
-        changes = find_additions(listing, is_new, files)
-        failed: Sequence[ar.Failure] = ()
+        changes = find_additions(listing, self._shards_of(sighting, files), files)
+        failed: set[str] = set()
+        places: dict[str, int] = {}
         if changes.is_needed:
-            manifest = self._compress(dataclasses.replace(sighting, listing=listing), changes, files)
+            manifest, places = self._compress(listing, changes, files)
             self._note(Outcome(manifest, sum(len(task.rows) for task in changes.tasks), changes))
             base = ar.read_manifest_text(self._archive)
-            failed = ar.ArchiveFiles(self._archive.path, base).failures()
+            failed = {failure.path for failure in ar.ArchiveFiles(self._archive.path, base).failures()}
         self._base = base
-        self._lookout.done(sighting, [failure.path for failure in failed])
+        self._lookout.done(sighting, failed, {key: place for key, place in places.items() if key not in failed})
 
-    def _compress(self, sighting: Sighting, changes: Changes, files: ar.ArchiveFiles) -> ar.Manifest:
+    def _shards_of(self, sighting: Sighting, files: ar.ArchiveFiles) -> list[int | None]:
+        """Which shard has each key: from memory, or looked up in the archive once somebody else has changed it."""
+        if self._is_alone:
+            return [None if place == NOWHERE else place for place in sighting.places.tolist()]
+        return [files.shard_of(key) for key in sighting.listing.keys]
+
+    def _compress(self, listing: Listing, changes: Changes, files: ar.ArchiveFiles) -> tuple[ar.Manifest, dict[str, int]]:
+        """Commits changes; returns the new state, and by key the shards of new images, those that failed among them."""
         request, images = self._request, sum(len(task.rows) for task in changes.tasks)
         with start_workers(request, images, len(changes.tasks)) as workers:
             job = plan(
-                sighting.listing,
+                listing,
                 changes.tasks,
                 self._archive,
                 request.model_file,
@@ -189,7 +196,10 @@ class _Watch:
                 results = workers.map(compress_task, range(job.tasks), job)
             manifest = commit_archive(results, job, self._waste)
         self._waste = self._waste or ar.Waste(self._archive)
-        return manifest
+        new = [task for task, result in zip(changes.tasks, results, strict=True) if result.shard and task.replaces is None]
+        return manifest, {
+            key: files.shards + i for i, task in enumerate(new) for key in listing.select(task.rows)["key"].to_pylist()
+        }
 
     def _note(self, outcome: Outcome) -> None:
         """Tells of a commit."""

@@ -179,6 +179,27 @@ def _picture() -> bytes:
     return file.getvalue()
 
 
+def test_where_the_records_are_is_remembered(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking a key up among thousands of small shards takes seconds."""
+    monkeypatch.delattr(ar.ArchiveFiles, "shard_of")
+
+    def change() -> None:
+        for name in ("a0", "a2", "b", "c"):
+            put(tmp_path / "new.png", seed=99)
+            os.replace(tmp_path / "new.png", source / f"{name}.png")
+        (source / "d.png").write_bytes(b"no image")
+        os.utime(source / "d.png", (5, 5))
+
+    def mend() -> None:
+        put(source / "d.png")
+
+    outcome = watched(
+        source, tmp_path / "archive", lambda: put(source / "b.png"), lambda: put(source / "c.png"), change, mend, nothing
+    )
+    assert (outcome.manifest.counts.images, outcome.manifest.counts.failures) == (6, 0)
+    assert_right(tmp_path / "archive", source)
+
+
 # Others at work
 
 

@@ -4,6 +4,7 @@ A key is an image's path below the root, with `/`, its ending included, so for a
 container, that is a tar or Parquet file of images, counts as a folder: its members lie below it.
 """
 
+from tsae.inputs.known import NOWHERE as NOWHERE
 from tsae.inputs.listing import Item as Item
 from tsae.inputs.listing import Listing as Listing
 from tsae.inputs.listing import Rows as Rows

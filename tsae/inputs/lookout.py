@@ -6,7 +6,8 @@ import dataclasses
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from tsae import paths
 from tsae.errors import InputError
 from tsae.inputs.containers import is_container
 from tsae.inputs.files import WILDCARDS, add_unreadable, remote_names, split_glob
-from tsae.inputs.known import Facts, Known
+from tsae.inputs.known import NOWHERE, Facts, Known
 from tsae.inputs.labels import LABELS_FILE, FolderLabels, add_labels, folder_names, is_label_file
 from tsae.inputs.listing import Finding, Listing, has_image_ending, whole
 from tsae.inputs.resting import Resting
@@ -25,6 +26,8 @@ from tsae.inputs.trees import Tree, facts_of
 
 FULL_LOOK_SHARE = 20
 """After a full look, no other comes for so many times as long as it took."""
+
+NO_PLACES: Mapping[str, int] = MappingProxyType({})
 
 MOST_FAILING = 4096
 """Images that failed and are asked for at each look, as a writer may have stopped in the middle of one."""
@@ -38,11 +41,13 @@ class Sighting:
         listing: These images only, with their labels; and what was found now that cannot be an input.
         states: Of their files, by key, and of those that cannot be inputs.
         is_new: By row, whether no file of its key was known before, bool `[N]`.
+        places: By row, what `know` or `done` told of its key, int32 `[N]`; `NOWHERE` where nothing.
     """
 
     listing: Listing
     states: dict[str, Facts]
     is_new: NDArray[np.bool_]
+    places: NDArray[np.int32]
 
 
 class Lookout:
@@ -82,16 +87,19 @@ class Lookout:
         self._next_full_s, self._has_begun, self.is_stale = clock(), False, False
 
     def begin(self) -> None:
-        """Takes the files that are there and at rest for known; to be called before the whole input is listed, also again.
+        """Takes the files that are there and at rest for known, without places.
+
+        To be called before the whole input is listed, also again.
 
         Raises:
             InputError: if it cannot be read.
         """
         self._has_begun = self.is_stale = False
         self._look(Finding(self.root))
-        for key, facts in self._resting.ready().items():
-            self._known.add(key, facts)
-        self._resting.drop(self._resting.ready())
+        ready = self._resting.ready()
+        for key, facts in ready.items():
+            self._known.add(key, facts, NOWHERE)
+        self._resting.drop(ready)
 
     def begun(self, listing: Listing) -> Listing:
         """The part of a listing of the whole input that is known; `look` tells of all that is not.
@@ -106,11 +114,14 @@ class Lookout:
             self._folders.add(whole(part.table.column("key")))
         return part
 
-    def know(self, keys: Iterable[str]) -> None:
-        """Takes the keys of records for known, in whatever states their files are."""
-        for key in keys:
-            if key not in self._known:
-                self._known.add(key, (None, None))
+    def know(self, keys: Sequence[str], place: int | None = None) -> None:
+        """Takes the keys of records for known, in whatever states their files are.
+
+        Args:
+            keys: The keys.
+            place: Any number from 0 below 2^31, which sightings of them then have.
+        """
+        self._known.know(keys, place)
 
     def look(self, most: int) -> Sighting | None:
         """What is ready now.
@@ -133,19 +144,20 @@ class Lookout:
         for key, (size_bytes, version) in states.items():
             finding.add(key, **({} if self._tree else {"size_bytes": size_bytes, "version": version}))
         table = finding.sorted_table(self.root)
-        is_new = ~self._known.are_known(table.column("key").to_pylist())
+        keys = table.column("key").to_pylist()
         listing = Listing(self.root, self._add_labels(finding, table), finding.failures, finding.skipped, finding.notes)
-        return Sighting(listing, states, is_new)
+        return Sighting(listing, states, ~self._known.are_known(keys), self._known.places(keys))
 
-    def done(self, sighting: Sighting, failed: Iterable[str]) -> None:
+    def done(self, sighting: Sighting, failed: Iterable[str], places: Mapping[str, int] = NO_PLACES) -> None:
         """Takes what was ready for known.
 
         Args:
             sighting: What `look` gave.
             failed: Keys of those that did not come through.
+            places: Of keys that have another place now.
         """
         for key, facts in sighting.states.items():
-            self._known.add(key, facts)
+            self._known.add(key, facts, places.get(key))
             self._failing.pop(key, None)
         self._resting.drop(sighting.states)
         self._failing.update((key, sighting.states[key]) for key in failed if key in sighting.states)
@@ -214,7 +226,7 @@ class Lookout:
         if has_image_ending(name):
             self._resting.see(name, facts)
             return
-        self._known.add(name, facts)
+        self._known.add(name, facts, NOWHERE)
         self._label_files.add(name)
         self.is_stale |= self._has_begun
 

@@ -97,20 +97,18 @@ def find_changes(listing: Listing, files: ar.ArchiveFiles, retry_failed: bool) -
     return Changes([*cut(new), *replacing], len(new), images, missing, failures, is_needed)
 
 
-def find_additions(part: Listing, is_new: NDArray[np.bool_], files: ar.ArchiveFiles) -> Changes:
+def find_additions(part: Listing, shards: Sequence[int | None], files: ar.ArchiveFiles) -> Changes:
     """The same for a part of an input, while all that is not listed stays as it is.
 
     Args:
         part: Some of what the input names, and what it has that was not known and cannot be an input.
-        is_new: By row, whether the archive is known not to have the key, bool `[N]`.
+        shards: By row, the number of the shard that has the key; None if none has.
         files: The archive.
 
     Raises:
         TsaeError: if the archive is damaged where it has to be read.
     """
     failed = {failure.path: failure for failure in files.failures()}
-    keys = part.keys
-    shards = [None if is_sure else files.shard_of(key) for key, is_sure in zip(keys, is_new, strict=True)]
     replacing = []
     for shard in sorted({shard for shard in shards if shard is not None}):
         rows = np.array([row for row, found in enumerate(shards) if found == shard])
@@ -118,7 +116,7 @@ def find_additions(part: Listing, is_new: NDArray[np.bool_], files: ar.ArchiveFi
         if len(changed):
             replacing.append(Task(changed, shard))
     new = np.array([row for row, shard in enumerate(shards) if shard is None], np.int64)
-    listed = {*keys, *(failure.path for failure in part.failures)}
+    listed = {*part.keys, *(failure.path for failure in part.failures)}
     failures = [*part.failures, *(failure for path, failure in failed.items() if path not in listed)]
     images = sum(len(task.rows) for task in replacing)
     is_needed = bool(len(new) or replacing) or _differ(failures, files.failures())

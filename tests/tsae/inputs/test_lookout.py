@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tsae.errors import InputError
 from tsae.inputs import Lookout, list_inputs, trees
-from tsae.inputs.known import Known
+from tsae.inputs.known import NOWHERE, Known
 from tsae.inputs.resting import Resting
 from tsae.paths import Folder
 
@@ -68,9 +68,11 @@ def test_the_last_state_of_a_key_is_known(pairs: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tsae.inputs.known.RECENT", 7)
         known, expected = Known(), {}
+        places: dict[str, int] = {}
         for key, number in pairs:
-            known.add(key, (number, "v"))
-            expected[key] = number
+            known.add(key, (number, "v"), None if number == 0 else number)
+            expected[key], places[key] = number, number or places.get(key, NOWHERE)
+        assert known.places([*places, "another key"]).tolist() == [*places.values(), NOWHERE]
         assert all(known.is_in_state(key, (number, "v")) for key, number in expected.items())
         assert not any(known.is_in_state(key, (number + 1, "v")) for key, number in expected.items())
         assert known.are_known([*expected, "another key"]).tolist() == [True] * len(expected) + [False]
@@ -251,9 +253,24 @@ def test_more_than_are_wanted_wait(tmp_path: Path, clock: Clock) -> None:
 
 def test_keys_of_records_are_not_new(tmp_path: Path, clock: Clock) -> None:
     lookout = begin(tmp_path, clock)
-    lookout.know(["gone.png"])
+    put(tmp_path / "there.png")
+    lookout = begin(tmp_path, clock)
+    lookout.know(["gone.png", "there.png"], 7)
     put(tmp_path / "gone.png")
-    assert look(lookout) == {"gone.png": False}
+    sighting = lookout.look(10)
+    assert sighting is not None
+    assert (list(sighting.listing.keys), sighting.is_new.tolist(), sighting.places.tolist()) == (["gone.png"], [False], [7])
+    lookout.done(sighting, ())
+    put(tmp_path / "gone.png", b"another")
+    put(tmp_path / "new.png")
+    sighting = lookout.look(10)
+    assert sighting is not None
+    assert sighting.places.tolist() == [7, NOWHERE]
+    lookout.done(sighting, (), {"new.png": 8})
+    put(tmp_path / "new.part", b"another").rename(tmp_path / "new.png")
+    sighting = lookout.look(10)
+    assert sighting is not None
+    assert sighting.places.tolist() == [8]
 
 
 def test_names_that_cannot_be_keys_are_failures_once(tmp_path: Path, clock: Clock) -> None:
