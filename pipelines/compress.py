@@ -18,6 +18,7 @@ from tsae import archive as ar
 from tsae import log, paths
 from tsae.errors import InputError
 from tsae.inputs import Listing, list_inputs
+from tsae.jobs import stream
 from tsae.jobs.compress import check_model, commit_archive, compress_task, finish
 from tsae.jobs.job_folder import CompressJob, check_committed, count_done, count_images, finished_tasks, is_committed
 from tsae.jobs.plan import cut, find_state, plan, resume
@@ -142,12 +143,22 @@ def resume_job(request: Request) -> Outcome:
     Raises:
         TsaeError: if there is none, or it is not this command's.
     """
-    job = _resume(request)
+    job = resumed(request)
+    if job.watch_s is not None:
+        return _end_watch(request, job)
     if is_committed(job):
         return Outcome(finish(job), 0)
     images = sum(count_images(job, range(job.tasks)).values())
     with start_workers(request, images, job.tasks) as workers:
         return _run_job(job, None, request, workers)
+
+
+def _end_watch(request: Request, job: CompressJob) -> Outcome:
+    """Compresses what a job on an engine has found and not committed, and ends it; here, as that is never much."""
+    batches = stream.waiting_batches(job)
+    with start_workers(request, 0, len(batches)) as workers:
+        results = workers.map(stream.compress_batch, batches, job)
+    return Outcome(stream.end(job), sum(result.images for result in results if result))
 
 
 def compress_listing(request: Request, listing: Listing, base: bytes | None) -> Outcome:
@@ -247,8 +258,12 @@ def _aim(settings: ar.Settings, listing: Listing, request: Request) -> ar.Settin
     return dataclasses.replace(settings, quality=choice.quality)
 
 
-def _resume(request: Request) -> CompressJob:
-    """Takes up the plan of a killed job, if this is the same command."""
+def resumed(request: Request) -> CompressJob:
+    """Takes up the plan of a killed job, if this is the same command.
+
+    Raises:
+        InputError: if there is none, or it is not this command's.
+    """
     options = request.options
     job = resume(options.input, request.archive)
     planned = dataclasses.replace(job.settings, root=request.settings.root)

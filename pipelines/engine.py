@@ -65,6 +65,25 @@ def runner_name(flags: Sequence[str]) -> str:
     return str(PipelineOptions(list(flags)).view_as(StandardOptions).runner) if is_named else DEFAULT_RUNNER
 
 
+BOUNDED_RUNNERS = {"fnapirunner", "directrunner", "switchingdirectrunner", "bundlebaseddirectrunner", "sparkrunner"}
+"""Those that look at what has no end once, and then are done, or that cannot run it."""
+
+
+def check_endless(flags: Sequence[str]) -> None:
+    """Refuses a runner that cannot run a pipeline without end.
+
+    Args:
+        flags: Beam flags of the user.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    name = runner_name(flags)
+    if name.rpartition(".")[2].lower() in BOUNDED_RUNNERS:
+        rule = "cannot run what has no end, which --watch is"
+        raise InputError(f"--runner={name}: {rule}; name Flink's or Prism's, or leave Beam's flags out to watch from here")
+
+
 REMOTE_ERROR = re.compile(r"tsae\.errors\.(?P<kind>\w+): (?P<message>.*?)(?: \[while running .*)?$", re.MULTILINE)
 """How a `TsaeError` looks in the traceback text that runners with processes raise."""
 

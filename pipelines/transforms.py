@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.transforms.periodicsequence import PeriodicImpulse
+from apache_beam.transforms.window import FixedWindows
+from apache_beam.utils.timestamp import Timestamp
 
-from tsae.jobs import compress, decompress
+from tsae.jobs import compress, decompress, stream
 from tsae.jobs.decompress import DecompressJob
-from tsae.jobs.job_folder import CompressJob
+from tsae.jobs.job_folder import CompressJob, TaskResult
 
 NAMESPACE = "tsae"
 """Of metrics."""
@@ -123,6 +126,65 @@ class WriteFailures(beam.PTransform):
         """Maps `tsae.jobs.decompress.write_failures` over the list of all results, and reports what came of it."""
         total = results | beam.combiners.ToList() | beam.Map(decompress.write_failures, self.job)
         return total | beam.Map(decompress.write_report, self.job)
+
+
+@dataclasses.dataclass
+class Every(beam.PTransform):
+    """Nothing -> the time by the clock, again and again without end, each time in a window of its own."""
+
+    interval_s: float
+
+    def expand(self, begin: Any) -> beam.PCollection:
+        """The engine keeps the time: nothing waits in a worker."""
+        clock = PeriodicImpulse(start_timestamp=Timestamp.now(), fire_interval=self.interval_s)
+        return begin | clock | beam.WindowInto(FixedWindows(self.interval_s))
+
+
+@dataclasses.dataclass
+class FindBatches(beam.PTransform):
+    """Time -> the numbers of the batches that are to be compressed then, spread over the workers."""
+
+    job: CompressJob
+
+    def expand(self, times: beam.PCollection) -> beam.PCollection:
+        """Maps `tsae.jobs.stream.find_batches` over times one by one, so that one worker looks at the input."""
+        return times | beam.FlatMap(_find_batches, self.job) | beam.Reshuffle()
+
+
+@dataclasses.dataclass
+class ReadBatch(beam.PTransform):
+    """Number of a batch -> `TaskImages`, unless it is committed."""
+
+    job: CompressJob
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        """Maps `tsae.jobs.stream.read_batch`."""
+        return batches | beam.ParDo(_Step("read", stream.read_batch, self.job))
+
+
+@dataclasses.dataclass
+class CommitBatches(beam.PTransform):
+    """The `TaskResult`s of a window -> the numbers of their batches, once these are committed."""
+
+    job: CompressJob
+
+    def expand(self, results: beam.PCollection) -> beam.PCollection:
+        """Maps `tsae.jobs.stream.commit_batches` over windows; what is to be committed, it finds in the job folder."""
+        groups = results | beam.Map(_number) | beam.GroupByKey()
+        return groups | beam.FlatMap(_commit_batches, self.job)
+
+
+def _find_batches(time: Any, job: CompressJob) -> list[int]:
+    return stream.find_batches(float(time), job)
+
+
+def _number(result: TaskResult) -> tuple[None, int]:
+    return None, result.task
+
+
+def _commit_batches(group: tuple[None, Iterable[int]], job: CompressJob) -> Iterable[int]:
+    stream.commit_batches(job)
+    return group[1]
 
 
 class _Step(beam.DoFn):

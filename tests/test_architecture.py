@@ -35,7 +35,7 @@ LAYERS = [
         "pipelines.engine",
         "pipelines.local",
     },
-    {"tsae.cli", "tsae.__main__", "pipelines.compress", "pipelines.decompress"},
+    {"tsae.cli", "tsae.__main__", "pipelines.compress", "pipelines.decompress", "pipelines.streaming", "pipelines.watch"},
 ]
 
 

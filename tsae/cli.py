@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tsae import __version__, log
 from tsae.config import DEFAULT_MODEL
-from tsae.errors import InputError, TsaeError
+from tsae.errors import TsaeError
 
 if TYPE_CHECKING:
+    from pipelines.compress import Outcome
     from pipelines.options import CompressOptions, DecompressOptions
     from tsae.archive import Failure
     from tsae.jobs.update import Changes
@@ -269,15 +270,19 @@ def _compress(args: argparse.Namespace, flags: list[str]) -> int:
 def _watch(options: CompressOptions, flags: list[str]) -> int:
     from pipelines.watch import watch
 
-    if flags:
-        raise InputError(f"--watch: is for the local engine; leave out {flags[0]}")
-    outcome = watch(options)
+    outcome = _watch_elsewhere(options, flags) if flags else watch(options)
     if outcome is None:
         print(f"{options.archive}: nothing has changed")
     else:
         counts = outcome.manifest.counts
         print(f"{options.archive}: {counts.images} images, {outcome.done} of them now{_failed(counts.failures)}")
     return 0
+
+
+def _watch_elsewhere(options: CompressOptions, flags: list[str]) -> Outcome:
+    from pipelines import streaming  # and so Beam
+
+    return streaming.watch(options, flags)
 
 
 def _describe_changes(changes: Changes) -> str:

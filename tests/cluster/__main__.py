@@ -196,7 +196,7 @@ def _wait_for_slots(driver: hosts.Host, url: str) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         found = subprocess.run(driver.command(["curl", "-s", url]), capture_output=True, check=False).stdout
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, KeyError):  # at first it answers that it is not there yet
             if json.loads(found)["slots-total"] >= len(engines.NODES) * engines.SLOTS:
                 return
         time.sleep(0.3)

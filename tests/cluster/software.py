@@ -102,7 +102,7 @@ def _from_maven(artifact: str, version: str, whole: bool) -> str:
 
 
 def _compile(engine: str, class_path: str) -> Path:
-    sources = [path for path in sorted(OWN_SOURCES.glob("*.java")) if path.stem in (f"{engine.title()}Engine", *SHARED)]
+    sources = [path for path in sorted(OWN_SOURCES.glob("*.java")) if path.stem in (*OWN[engine], *SHARED)]
     target = FOLDER / f"jobserver-{engine}"
     if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in sources):
         shutil.rmtree(target, ignore_errors=True)
@@ -118,6 +118,9 @@ NATIVE = "NativeReshuffle"
 """The one that Beam finds by `NATIVE_SERVICE`."""
 
 NATIVE_SERVICE = "META-INF/services/org.apache.beam.sdk.util.construction.NativeTransforms$IsNativeTransform"
+
+OWN = {"flink": ("FlinkEngine", "FlinkStreamEngine", "StageOperator"), "spark": ("SparkEngine",)}
+"""Sources of the small job server for one engine."""
 
 SHARED = ("JobServer", "Engine", "Stage", "Grouping", "Translation", NATIVE)
 """Sources of the small job server that all engines have."""

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -114,14 +114,14 @@ class Lookout:
             self._folders.add(whole(part.table.column("key")))
         return part
 
-    def know(self, keys: Sequence[str], place: int | None = None) -> None:
+    def know(self, keys: Collection[str], place: int | None = None) -> None:
         """Takes the keys of records for known, in whatever states their files are.
 
         Args:
             keys: The keys.
             place: Any number from 0 below 2^31, which sightings of them then have.
         """
-        self._known.know(keys, place)
+        self._known.know(list(keys), place)
 
     def look(self, most: int) -> Sighting | None:
         """What is ready now.

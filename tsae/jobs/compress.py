@@ -240,7 +240,7 @@ def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
     """
     started_s = time.perf_counter()
     job_folder.check_owner(job)
-    replaces = job.replaces[encoded.task]
+    replaces = job.replaced(encoded.task)
     number, entry = job.first_number + encoded.task, None
     source_bytes = sum(origin.size_bytes for origin in encoded.origins.values())
     if len(encoded.records):

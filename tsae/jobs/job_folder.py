@@ -8,6 +8,7 @@ job/<name>/listing.parquet    the inputs: row group i lists the images of task i
 job/<name>/failures.parquet   failures that are known already
 job/<name>/committed.json     the manifest that the job committed, where another process is to finish it
 job/<name>/done/<task>.json   what a finished task adds to the archive, so that a killed job can go on
+job/<name>/batches/             in place of listing and `done`, where tasks come one after the other; see `tsae.jobs.stream`
 ```
 """
 
@@ -36,6 +37,7 @@ BASE_FILE = "base.json"
 COMMITTED_FILE = "committed.json"
 FAILURES_FILE = "failures.parquet"
 DONE_FOLDER = "done"
+BATCHES_FOLDER = "batches"
 """Names below `job/<name>`."""
 
 
@@ -59,6 +61,8 @@ class CompressJob:
         known_failures: Failures of the listing, and older ones that stay: their file in the job folder.
         progress: Where finished images are counted; None where nobody watches.
         launch: How this run began; None where nobody asks.
+        watch_s: How often the input is looked at for new tasks, without end, whose numbers are those of their shards; None for
+            a job whose tasks are planned.
     """
 
     archive: ar.Folder
@@ -76,6 +80,7 @@ class CompressJob:
     known_failures: ar.FileEntry | None
     progress: SharedCount | None = None
     launch: Launch | None = None
+    watch_s: float | None = None
 
     @property
     def tasks(self) -> int:
@@ -86,6 +91,10 @@ class CompressJob:
     def model_place(self) -> str:
         """Where the model is while the job runs: an archive that is brought up to date has it already."""
         return self.model_file if self.is_update else self.file(MODEL_FILE)
+
+    def replaced(self, task: int) -> int | None:
+        """The shard of the old state that a task replaces; None if it makes a new one."""
+        return self.replaces[task] if self.watch_s is None else None
 
     def file(self, name: str) -> str:
         """Where a file of the job lies, relative to the archive."""
@@ -214,7 +223,7 @@ def count_done(job: CompressJob, images: Mapping[int, int]) -> int:
     Raises:
         OSError: if that cannot be told.
     """
-    done = {posixpath.basename(_done_file(task, job)): count for task, count in images.items()}
+    done = {posixpath.basename(done_file(task, job)): count for task, count in images.items()}
     folder = ar.Folder(f"{job.archive.path}/{job.file(DONE_FOLDER)}")
     return sum(done.get(name, 0) for name in folder.sizes_bytes())
 
@@ -227,11 +236,17 @@ def read_listing(task: int, job: CompressJob) -> list[Item]:
     """
     check_owner(job)
     try:
-        with job.archive.open(job.file(LISTING_FILE)) as file:
-            table = pq.ParquetFile(file).read_row_group(task, use_threads=False)
+        name, group = (job.file(LISTING_FILE), task) if job.watch_s is None else (batch_file(task, job), 0)
+        with job.archive.open(name) as file:
+            table = pq.ParquetFile(file).read_row_group(group, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
     return items_of(fill(table))  # a job of an earlier version has listed fewer columns
+
+
+def batch_file(task: int, job: CompressJob) -> str:
+    """Where the images of a task are listed that was found by a job without end."""
+    return job.file(f"{BATCHES_FOLDER}/{task:06d}.parquet")
 
 
 def write_failures(archive: ar.Folder, number: int, failures: Sequence[ar.Failure]) -> ar.FileEntry | None:
@@ -251,7 +266,7 @@ def keep_result(result: TaskResult, job: CompressJob) -> None:
     Raises:
         InputError: if it cannot be written.
     """
-    ar.write(job.archive, _done_file(result.task, job), result.to_json())
+    ar.write(job.archive, done_file(result.task, job), result.to_json())
 
 
 def finished_tasks(job: CompressJob) -> dict[int, TaskResult]:
@@ -276,15 +291,22 @@ def finished_tasks(job: CompressJob) -> dict[int, TaskResult]:
 
 def is_finished(task: int, job: CompressJob) -> bool:
     """Whether an earlier try of a task kept a result whose files are there, by the rules of `finished_tasks`."""
-    result = _kept_result(_done_file(task, job), job)
+    return finished_task(task, job) is not None
+
+
+def finished_task(task: int, job: CompressJob) -> TaskResult | None:
+    """What an earlier try of a task kept, by the rules of `finished_tasks`; None if there is nothing such."""
+    result = _kept_result(done_file(task, job), job)
     try:
-        return result is not None and _is_there(result, {n: job.archive.stat(n).size_bytes for n in _files(result)})
+        is_whole = result is not None and _is_there(result, {n: job.archive.stat(n).size_bytes for n in _files(result)})
     except OSError:
-        return False  # to do it again is never wrong
+        return None  # to do it again is never wrong
+    return result if is_whole else None
 
 
-def _done_file(task: int, job: CompressJob) -> str:
-    return job.file(f"{DONE_FOLDER}/{task:06d}.json")
+def done_file(task: int, job: CompressJob) -> str:
+    """Where the result of a task is kept."""
+    return job.file(f"{DONE_FOLDER if job.watch_s is None else BATCHES_FOLDER}/{task:06d}.json")
 
 
 def _kept_result(name: str, job: CompressJob) -> TaskResult | None:

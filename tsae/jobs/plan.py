@@ -72,10 +72,26 @@ def find_state(source: str, archive: str, overwrite: bool) -> bytes | None:
     found = _names_below(archive)
     if ar.PLAN_FILE in found and not overwrite:
         remedy = "finish it with --resume, replace it with --overwrite, or choose another folder"
+        if is_watched(ar.Folder(place)):
+            remedy = f"cancel that on its engine, then go on with --watch, or {remedy}"
+            raise BusyError(f"{archive}: belongs to a job that watches {source}, or did; {remedy}")
         raise BusyError(f"{archive}: holds an unfinished job already, or another command is at work there; {remedy}")
     base = ar.read_manifest_text(ar.Folder(place)) if ar.MANIFEST_FILE in found else None
     _check_ours(archive, base, found, overwrite)
     return base
+
+
+def is_watched(archive: ar.Folder) -> bool:
+    """Whether the plan in an archive, if there is one, is of a job without end.
+
+    Raises:
+        InputError: if that cannot be told.
+    """
+    text = read_or_none(archive, ar.PLAN_FILE)
+    try:
+        return text is not None and CompressJob.from_json(text, archive).watch_s is not None
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return False
 
 
 def _names_below(archive: str) -> set[str]:
@@ -148,6 +164,7 @@ def plan(
     is_update: bool,
     known_failures: Sequence[ar.Failure],
     device: str,
+    watch_s: float | None = None,
 ) -> CompressJob:
     """Writes the job folder; the plan itself comes last, and only one of two commands at once can write it.
 
@@ -161,6 +178,7 @@ def plan(
         is_update: Whether the new state adds to that; else it takes its place.
         known_failures: Failures of the listing, and older ones that stay.
         device: "auto", "cpu" or "cuda".
+        watch_s: As the job's.
 
     Raises:
         InputError: if the job folder cannot be written, or another command is at work there.
@@ -174,7 +192,7 @@ def plan(
         token=secrets.token_hex(8),
         settings=settings,
         replaces=tuple(task.replaces for task in tasks),
-        first_number=old.counts.shards if old is not None and is_update else 0,
+        first_number=old.counts.shards if old is not None and is_update and watch_s is None else 0,
         is_update=is_update,
         base_sha256=ar.digest(base) if base is not None else None,
         model_sha256=model_sha256,
@@ -182,11 +200,12 @@ def plan(
         device=device,
         skipped=listing.skipped,
         known_failures=None,
+        watch_s=watch_s,
     )
     try:
         job = dataclasses.replace(job, known_failures=_write_known(job, known_failures))
         _keep_model(job, model)
-        ar.write(archive, job.file(LISTING_FILE), _listing_to_bytes(tasks, listing))
+        ar.write(archive, job.file(LISTING_FILE), listing_to_bytes(tasks, listing))
         if base is not None:
             ar.write(archive, job.file(BASE_FILE), base)
         _take_place(job, before)
@@ -233,7 +252,8 @@ def _write_known(job: CompressJob, failures: Sequence[ar.Failure]) -> ar.FileEnt
     return ar.FileEntry(job.file(FAILURES_FILE), len(failures), len(data), ar.digest(data))
 
 
-def _listing_to_bytes(tasks: Sequence[Task], listing: Listing) -> bytes:
+def listing_to_bytes(tasks: Sequence[Task], listing: Listing) -> bytes:
+    """A Parquet file whose row group `i` lists the images of task `i`."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, listing.select(range(0)).schema, compression="zstd") as writer:
         for task in tasks:

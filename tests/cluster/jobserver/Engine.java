@@ -3,7 +3,7 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * What a batch engine must be able to do; its collections are of encoded elements.
+ * What an engine must be able to do; its collections are of encoded elements.
  *
  * @param <C> a collection of the engine
  */

@@ -89,7 +89,11 @@ public final class FlinkEngine implements Engine<DataSet<byte[]>> {
   @Override
   public void run(String name, Collection<DataSet<byte[]>> wanted) throws Exception {
     wanted.forEach(elements -> elements.output(new DiscardingOutputFormat<>()));
-    JobClient job = environment.executeAsync(name);
+    await(environment.executeAsync(name));
+  }
+
+  /** Waits for a job's end; an interruption is its end. */
+  static void await(JobClient job) throws Exception {
     try {
       job.getJobExecutionResult().get();
     } catch (InterruptedException cancelled) {

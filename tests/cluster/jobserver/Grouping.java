@@ -5,14 +5,18 @@ import org.apache.beam.model.pipeline.v1.RunnerApi.Components;
 import org.apache.beam.runners.fnexecution.wire.WireCoders;
 import org.apache.beam.sdk.coders.Coder;
 import org.apache.beam.sdk.coders.KvCoder;
+import org.apache.beam.sdk.transforms.windowing.BoundedWindow;
+import org.apache.beam.sdk.transforms.windowing.PaneInfo;
 import org.apache.beam.sdk.util.CoderUtils;
 import org.apache.beam.sdk.util.construction.graph.PipelineNode;
 import org.apache.beam.sdk.values.KV;
 import org.apache.beam.sdk.values.WindowedValue;
 import org.apache.beam.sdk.values.WindowedValues;
-import org.apache.beam.sdk.values.WindowedValues.WindowedValueCoder;
+import org.apache.beam.sdk.values.WindowedValues.FullWindowedValueCoder;
+import org.apache.beam.vendor.guava.v32_1_2_jre.com.google.common.collect.Iterables;
+import org.apache.beam.vendor.guava.v32_1_2_jre.com.google.common.primitives.Bytes;
 
-/** What GroupByKey needs to know of elements, all of which are in the global window. */
+/** What GroupByKey needs to know of elements, each of which is in one window that merges with no other. */
 final class Grouping implements Serializable {
   private final byte[] components;
   private final String input;
@@ -35,25 +39,41 @@ final class Grouping implements Serializable {
     return inputCoder == null ? inputCoder = coder(input) : inputCoder;
   }
 
-  /** The encoded key of an element. */
-  @SuppressWarnings("unchecked")
-  byte[] key(byte[] element) throws Exception {
-    KvCoder<Object, Object> pairs =
-        (KvCoder<Object, Object>) ((WindowedValueCoder<KV<Object, Object>>) inputCoder()).getValueCoder();
-    return CoderUtils.encodeToByteArray(
-        pairs.getKeyCoder(), CoderUtils.decodeFromByteArray(inputCoder(), element).getValue().getKey());
+  private WindowedValue<KV<Object, Object>> decode(byte[] element) throws Exception {
+    return CoderUtils.decodeFromByteArray(inputCoder(), element);
   }
 
-  /** The element of a key and all its values. */
+  private static BoundedWindow window(WindowedValue<?> value) {
+    return Iterables.getOnlyElement(value.getWindows());
+  }
+
+  /** The encoded window and key of an element. */
+  @SuppressWarnings("unchecked")
+  byte[] key(byte[] element) throws Exception {
+    FullWindowedValueCoder<KV<Object, Object>> coder = (FullWindowedValueCoder<KV<Object, Object>>) inputCoder();
+    WindowedValue<KV<Object, Object>> value = decode(element);
+    byte[] window = CoderUtils.encodeToByteArray((Coder<BoundedWindow>) coder.getWindowCoder(), window(value));
+    Coder<Object> keys = ((KvCoder<Object, Object>) coder.getValueCoder()).getKeyCoder();
+    return Bytes.concat(window, CoderUtils.encodeToByteArray(keys, value.getValue().getKey()));
+  }
+
+  /** The last millisecond of an element's window. */
+  long lastMs(byte[] element) throws Exception {
+    return window(decode(element)).maxTimestamp().getMillis();
+  }
+
+  /** The element of a key and all its values in a window. */
   byte[] join(Iterable<byte[]> elements) throws Exception {
     outputCoder = outputCoder == null ? coder(output) : outputCoder;
-    Object key = null;
+    WindowedValue<KV<Object, Object>> last = null;
     List<Object> values = new ArrayList<>();
     for (byte[] element : elements) {
-      KV<Object, Object> pair = CoderUtils.decodeFromByteArray(inputCoder(), element).getValue();
-      key = pair.getKey();
-      values.add(pair.getValue());
+      last = decode(element);
+      values.add(last.getValue().getValue());
     }
-    return CoderUtils.encodeToByteArray(outputCoder, WindowedValues.valueInGlobalWindow(KV.of(key, values)));
+    KV<Object, Iterable<Object>> group = KV.of(last.getValue().getKey(), values);
+    BoundedWindow window = window(last);
+    return CoderUtils.encodeToByteArray(
+        outputCoder, WindowedValues.of(group, window.maxTimestamp(), window, PaneInfo.ON_TIME_AND_ONLY_FIRING));
   }
 }

@@ -27,6 +27,7 @@ import org.apache.beam.model.jobmanagement.v1.JobApi.RunJobResponse;
 import org.apache.beam.model.jobmanagement.v1.JobServiceGrpc;
 import org.apache.beam.model.pipeline.v1.Endpoints.ApiServiceDescriptor;
 import org.apache.beam.model.pipeline.v1.RunnerApi.Environment;
+import org.apache.beam.model.pipeline.v1.RunnerApi.IsBounded;
 import org.apache.beam.model.pipeline.v1.RunnerApi.Pipeline;
 import org.apache.beam.runners.fnexecution.artifact.ArtifactStagingService;
 import org.apache.beam.runners.fnexecution.provisioning.JobInfo;
@@ -40,8 +41,8 @@ import org.apache.beam.vendor.grpc.v1p69p0.io.grpc.stub.StreamObserver;
 import org.apache.beam.vendor.guava.v32_1_2_jre.com.google.common.base.Throwables;
 
 /**
- * Beam's job service for the engines of these tests: batch pipelines in the global window, from Impulse, ParDo with iterable
- * side inputs, Reshuffle, Flatten and GroupByKey.
+ * Beam's job service for the engines of these tests: pipelines of Impulse, ParDo with iterable side inputs, Reshuffle, Flatten
+ * and GroupByKey; and on Flink also those without end, whose ParDo may be splittable and have no side inputs.
  *
  * <p>A stand-in for the job servers that Beam publishes, for where those cannot be had. What talks to the workers is Beam's own
  * library; the rest behaves as its servers do where a client can tell: states, messages, and what a failure is told by.
@@ -167,7 +168,7 @@ public final class JobServer extends JobServiceGrpc.JobServiceImplBase implement
 
   private void execute(Pipeline pipeline, JobInfo info, Job job) {
     try {
-      Translation.run(Engine.open(engine, master, parallelism), pipeline, info);
+      Translation.run(Engine.open(isUnbounded(pipeline) ? streaming() : engine, master, parallelism), pipeline, info);
       job.enter(JobState.Enum.DONE);
     } catch (Throwable error) {
       error.printStackTrace();
@@ -175,6 +176,18 @@ public final class JobServer extends JobServiceGrpc.JobServiceImplBase implement
       job.say(JobMessage.MessageImportance.JOB_MESSAGE_ERROR, Throwables.getRootCause(error).toString());
       job.enter(JobState.Enum.FAILED);
     }
+  }
+
+  private static boolean isUnbounded(Pipeline pipeline) {
+    return pipeline.getComponents().getPcollectionsMap().values().stream()
+        .anyMatch(collection -> collection.getIsBounded() == IsBounded.Enum.UNBOUNDED);
+  }
+
+  private String streaming() {
+    if (!engine.equals("FlinkEngine")) {
+      throw new IllegalArgumentException("cannot be run here: a pipeline without end");
+    }
+    return "FlinkStreamEngine";
   }
 
   @Override

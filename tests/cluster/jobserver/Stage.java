@@ -8,6 +8,8 @@ import java.util.Map;
 import java.util.function.Consumer;
 import java.util.function.Function;
 import org.apache.beam.model.pipeline.v1.RunnerApi.ExecutableStagePayload;
+import org.apache.beam.runners.fnexecution.control.BundleCheckpointHandler;
+import org.apache.beam.runners.fnexecution.control.BundleFinalizationHandler;
 import org.apache.beam.runners.fnexecution.control.BundleProgressHandler;
 import org.apache.beam.runners.fnexecution.control.DefaultExecutableStageContext;
 import org.apache.beam.runners.fnexecution.control.ExecutableStageContext;
@@ -37,6 +39,10 @@ final class Stage implements Serializable {
   private static final ExecutableStageContext.Factory CONTEXTS =
       ReferenceCountingExecutableStageContextFactory.create(DefaultExecutableStageContext::create, caller -> true);
 
+  private static final BundleFinalizationHandler NO_FINALIZATION = id -> {
+    throw new IllegalStateException("cannot be run here: finalization of bundles");
+  };
+
   private final byte[] payload;
   private final JobInfo job;
 
@@ -59,22 +65,57 @@ final class Stage implements Serializable {
 
   /** Has a bundle processed; outputs may come from another thread, while elements are still sent or until the end. */
   void process(Iterator<byte[]> elements, Function<String, List<byte[]>> sides, Consumer<byte[]> tagged) throws Exception {
-    FileSystems.setDefaultPipelineOptions(PipelineOptionsFactory.create());
-    ExecutableStage stage = parse();
-    Map<String, Coder<WindowedValue<Object>>> coders = new HashMap<>();
-    for (PCollectionNode output : stage.getOutputPCollections()) {
-      coders.put(output.getId(), WireCoders.instantiateRunnerWireCoder(output, stage.getComponents()));
+    try (Workers workers = open()) {
+      workers.process(elements, sides, tagged, rest -> {
+        throw new IllegalStateException("cannot be run here: a splittable function that puts off work, in a batch");
+      });
     }
-    Coder<WindowedValue<Object>> coder =
-        WireCoders.instantiateRunnerWireCoder(stage.getInputPCollection(), stage.getComponents());
-    try (ExecutableStageContext context = CONTEXTS.get(job);
-        StageBundleFactory bundles = context.getStageBundleFactory(stage);
-        RemoteBundle bundle = bundles.getBundle(
-            receivers(outputs(stage), coders, tagged), state(stage, sides), BundleProgressHandler.ignored())) {
-      FnDataReceiver<WindowedValue<?>> receiver = bundle.getInputReceivers().values().iterator().next();
-      while (elements.hasNext()) {
-        receiver.accept(CoderUtils.decodeFromByteArray(coder, elements.next()));
+  }
+
+  Workers open() throws Exception {
+    FileSystems.setDefaultPipelineOptions(PipelineOptionsFactory.create());
+    return new Workers(parse(), CONTEXTS.get(job));
+  }
+
+  /** The workers of a stage, as long as it needs them. */
+  static final class Workers implements AutoCloseable {
+    private final ExecutableStage stage;
+    private final ExecutableStageContext context;
+    private final StageBundleFactory bundles;
+    private final Map<String, Coder<WindowedValue<Object>>> coders = new HashMap<>();
+    private final Coder<WindowedValue<Object>> coder;
+
+    private Workers(ExecutableStage stage, ExecutableStageContext context) throws Exception {
+      this.stage = stage;
+      this.context = context;
+      for (PCollectionNode output : stage.getOutputPCollections()) {
+        coders.put(output.getId(), WireCoders.instantiateRunnerWireCoder(output, stage.getComponents()));
       }
+      coder = WireCoders.instantiateRunnerWireCoder(stage.getInputPCollection(), stage.getComponents());
+      bundles = context.getStageBundleFactory(stage);
+    }
+
+    /** Has a bundle processed, as `Stage.process` does; what a function puts off goes to `rests`. */
+    void process(
+        Iterator<byte[]> elements, Function<String, List<byte[]>> sides, Consumer<byte[]> tagged, BundleCheckpointHandler rests)
+        throws Exception {
+      try (RemoteBundle bundle = bundles.getBundle(
+          receivers(outputs(stage), coders, tagged),
+          state(stage, sides),
+          BundleProgressHandler.ignored(),
+          NO_FINALIZATION,
+          rests)) {
+        FnDataReceiver<WindowedValue<?>> receiver = bundle.getInputReceivers().values().iterator().next();
+        while (elements.hasNext()) {
+          receiver.accept(CoderUtils.decodeFromByteArray(coder, elements.next()));
+        }
+      }
+    }
+
+    @Override
+    public void close() throws Exception {
+      bundles.close();
+      context.close();
     }
   }
 

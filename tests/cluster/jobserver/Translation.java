@@ -16,7 +16,9 @@ import org.apache.beam.sdk.util.construction.graph.ExecutableStage;
 import org.apache.beam.sdk.util.construction.graph.GreedyPipelineFuser;
 import org.apache.beam.sdk.util.construction.graph.PipelineNode;
 import org.apache.beam.sdk.util.construction.graph.PipelineNode.PTransformNode;
+import org.apache.beam.sdk.util.construction.graph.ProtoOverrides;
 import org.apache.beam.sdk.util.construction.graph.QueryablePipeline;
+import org.apache.beam.sdk.util.construction.graph.SplittableParDoExpander;
 import org.apache.beam.sdk.util.construction.graph.TrivialNativeTransformExpander;
 import org.apache.beam.sdk.values.WindowedValues;
 
@@ -43,7 +45,9 @@ final class Translation<C> {
   }
 
   static <C> void run(Engine<C> engine, Pipeline pipeline, JobInfo job) throws Exception {
-    Pipeline fused = GreedyPipelineFuser.fuse(TrivialNativeTransformExpander.forKnownUrns(pipeline, KNOWN)).toPipeline();
+    Pipeline split = ProtoOverrides.updateTransform(
+        PTransformTranslation.PAR_DO_TRANSFORM_URN, pipeline, SplittableParDoExpander.createSizedReplacement());
+    Pipeline fused = GreedyPipelineFuser.fuse(TrivialNativeTransformExpander.forKnownUrns(split, KNOWN)).toPipeline();
     Translation<C> translation = new Translation<>(engine, job, fused.getComponents());
     QueryablePipeline graph = QueryablePipeline.forTransforms(fused.getRootTransformIdsList(), fused.getComponents());
     for (PTransformNode node : graph.getTopologicallyOrderedTransforms()) {
