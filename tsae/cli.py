@@ -197,9 +197,34 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--json", action="store_true")
 
+    _add_compact(add("compact", _compact, "merge small shards of an archive, and remove records from it"))
+
     models = add("models", _models, "show the models that come with tsae")
     models.add_argument("--json", action="store_true")
     return parser
+
+
+def _add_compact(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("archive", metavar="ARCHIVE")
+    parser.add_argument("--all", action="store_true", help="merge large shards too, so that all keys are in order")
+    parser.add_argument(
+        "--remove",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="GLOB",
+        help="records whose key matches go; * also matches /",
+    )
+    parser.add_argument("--remove-missing", action="store_true", help="records go whose files the input no longer has")
+    parser.add_argument(
+        "--grace",
+        type=float,
+        metavar="SECONDS",
+        help="how long old files stay, for who reads them (default: 300 on a remote store; 0 on a disk, where locks tell)",
+    )
+    parser.add_argument(
+        "--log-json", action="store_true", help="say on standard error in JSON lines what is done and how it ends"
+    )
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -379,6 +404,26 @@ def _verify(args: argparse.Namespace, flags: list[str]) -> int:
     else:
         print(result.describe(args.archive, SHOWN_FAILURES))
     return EXIT_FAILURES if result.damages else 0
+
+
+def _compact(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.jobs.compact import CompactOptions, compact
+
+    started_s = time.monotonic()
+    done = compact(CompactOptions(args.archive, args.all, args.remove, args.remove_missing, args.grace))
+    seconds = time.monotonic() - started_s
+    if args.remove and done.removed:
+        remedy = "its file has to go from the input too, or tsae compress adds it again"
+        log.say("note", f"a record that was removed by its key comes back with its image: {remedy}")
+    shards = _count(done.shards_after, "shard")
+    if done.is_changed:
+        removed = f", {_count(done.removed, 'record')} removed" if args.remove or args.remove_missing else ""
+        sizes = f"{done.bytes_before:,} -> {done.bytes_after:,} bytes"
+        print(f"{args.archive}: {done.shards_before:,} -> {shards}, {done.images:,} images{removed}, {sizes}, {seconds:.1f} s")
+    else:
+        print(f"{args.archive}: nothing to do, {shards}, {done.images:,} images, {seconds:.1f} s")
+    log.tell("compacted", archive=args.archive, wall_s=round(seconds, 3), exit_code=0, **dataclasses.asdict(done))
+    return 0
 
 
 def _describe(info: dict[str, Any]) -> str:

@@ -51,6 +51,7 @@ from tsae.archive.provenance import provenance_to_bytes as provenance_to_bytes
 from tsae.archive.provenance import read_origins as read_origins
 from tsae.archive.records import ENTROPY_CODED as ENTROPY_CODED
 from tsae.archive.records import EXACT_PSNR_DB as EXACT_PSNR_DB
+from tsae.archive.records import RECORD_SCHEMA as RECORD_SCHEMA
 from tsae.archive.records import Coding as Coding
 from tsae.archive.records import Records as Records
 from tsae.archive.records import bare_records as bare_records
@@ -58,6 +59,7 @@ from tsae.archive.records import check_key as check_key
 from tsae.archive.records import concatenate as concatenate
 from tsae.archive.records import int8_latents as int8_latents
 from tsae.archive.records import key_fault as key_fault
+from tsae.archive.records import records_from_table as records_from_table
 from tsae.archive.records import shown as shown
 from tsae.archive.records import stored_psnr_db as stored_psnr_db
 from tsae.archive.shards import Shard as Shard

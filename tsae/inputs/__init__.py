@@ -9,6 +9,7 @@ from tsae.inputs.listing import Item as Item
 from tsae.inputs.listing import Listing as Listing
 from tsae.inputs.listing import Rows as Rows
 from tsae.inputs.listing import fill as fill
+from tsae.inputs.listing import has_image_ending as has_image_ending
 from tsae.inputs.listing import items_of as items_of
 from tsae.inputs.lookout import Lookout as Lookout
 from tsae.inputs.lookout import Sighting as Sighting

@@ -16,6 +16,7 @@ from tsae import archive as ar
 from tsae import paths
 from tsae.errors import BusyError, InputError, TsaeError
 from tsae.inputs import Listing, Rows
+from tsae.jobs.claim import is_claim
 from tsae.jobs.job_folder import (
     BASE_FILE,
     FAILURES_FILE,
@@ -70,7 +71,8 @@ def find_state(source: str, archive: str, overwrite: bool) -> bytes | None:
     if paths.is_within(place, source) or paths.is_within(source, place):
         raise InputError(f"{archive}: lies inside the input {source} or around it; choose a folder apart from it")
     found = _names_below(archive)
-    if ar.PLAN_FILE in found and not overwrite:
+    is_at_work = ar.PLAN_FILE in found and not is_claim(read_or_none(ar.Folder(place), ar.PLAN_FILE))
+    if is_at_work and not overwrite:
         remedy = "finish it with --resume, replace it with --overwrite, or choose another folder"
         if is_watched(ar.Folder(place)):
             remedy = f"cancel that on its engine, then go on with --watch, or {remedy}"
@@ -275,7 +277,7 @@ def resume(source: str, archive: ar.Folder) -> CompressJob:
         InputError: if there is no such job, it is damaged, or it was for another input.
     """
     text = read_or_none(archive, ar.PLAN_FILE)
-    if text is None:
+    if text is None or is_claim(text):
         raise InputError(f"{archive.path}: has no job to resume; run the command without --resume")
     try:
         job = CompressJob.from_json(text, archive)
