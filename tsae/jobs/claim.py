@@ -117,7 +117,7 @@ def take_claim(archive: ar.Folder, command: str) -> Claim:
         try:
             archive.replace(ar.PLAN_FILE, claim.text, expected=before)
             return claim
-        except ConflictError as error:  # another command was faster
+        except (ConflictError, FileNotFoundError) as error:  # another command was faster, or has just tidied up
             if time.monotonic() > deadline:
                 raise InputError(f"{archive.path}: other commands are at work there all the time; run this later") from error
         except OSError as error:

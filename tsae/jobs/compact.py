@@ -2,7 +2,7 @@
 
 New shards are written first, while other commands may go on; nothing names them yet. Only the commit takes a claim
 (`tsae.jobs.claim`). If another command has replaced a merged shard meanwhile, or cleaned up what was written, work begins
-anew, with half as many shards, so that it comes to an end beside one that commits all the time.
+anew, from the second time on with half as many shards, so that it comes to an end beside one that commits all the time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import tsae
@@ -116,25 +116,44 @@ def _open(folder: ar.Folder) -> ar.ArchiveFiles:
 
 def _compact(files: ar.ArchiveFiles, everything: bool, is_removed: IsRemoved | None, grace_s: float) -> Compaction:
     """Does what is to be done, in parts if other commands leave no room for all of it at once."""
-    before, steps, conflicts, most = files.manifest, list[_Step](), 0, None
-    while choice := choose(files, is_removed, everything):
-        part = choice if most is None else choice.part(most)
-        if choice.removed == files.manifest.images:
-            raise InputError(f"{files.folder.path}: all {choice.removed} records would go; remove the archive itself instead")
+    before, steps, conflicts, most, is_left = files.manifest, list[_Step](), 0, None, True
+    while is_left:
         try:
-            steps.append(_step(files, part, is_removed, grace_s))
+            choice = _choose(files, everything, is_removed)
+            part = choice if most is None else choice.part(most)
+            if part:
+                steps.append(_step(files, part, is_removed, grace_s))
+            is_left = bool(part) and part is not choice
         except LostError:
             conflicts += 1
             if conflicts > MOST_CONFLICTS:
                 raise InputError(f"{files.folder.path}: other commands change it all the time; run this later") from None
-            most = None if everything else max(2, len(part.files) // 2)
-        if steps and part is choice:
-            break
-        files = _open(files.folder)
+            most = None if everything or conflicts == 1 else max(2, len(part.files) // 2)
+        if is_left:
+            files = _open(files.folder)
     after = steps[-1].manifest if steps else files.manifest
     sizes = (steps[0].bytes_before, steps[-1].bytes_after) if steps else ()
     removed = sum(step.removed for step in steps)
     return Compaction(after.images, removed, before.counts.shards, after.counts.shards, *sizes)
+
+
+def _choose(files: ar.ArchiveFiles, everything: bool, is_removed: IsRemoved | None) -> Choice:
+    with _lost_if_changed(files):
+        choice = choose(files, is_removed, everything)
+    if choice.removed and choice.removed == files.manifest.images:
+        raise InputError(f"{files.folder.path}: all {choice.removed} records would go; remove the archive itself instead")
+    return choice
+
+
+@contextlib.contextmanager
+def _lost_if_changed(files: ar.ArchiveFiles) -> Iterator[None]:
+    """Turns errors in reading a state into `LostError` where it is no longer the archive's: its files may be gone."""
+    try:
+        yield
+    except TsaeError as error:
+        if ar.read_manifest_text(files.folder) != files.manifest_text:
+            raise LostError from error
+        raise
 
 
 class _Step(NamedTuple):
@@ -152,12 +171,8 @@ def _step(files: ar.ArchiveFiles, choice: Choice, is_removed: IsRemoved | None, 
     Raises:
         LostError: if another command has come in between.
     """
-    try:
+    with _lost_if_changed(files):
         new = _write(files, choice, is_removed)
-    except TsaeError as error:
-        if ar.read_manifest_text(files.folder) != files.manifest_text:
-            raise LostError from error  # files are gone because the state is
-        raise
     claim = take_claim(files.folder, "compact")
     try:
         now = _open(files.folder)

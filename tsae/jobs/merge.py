@@ -102,8 +102,11 @@ class Merger:
             tables.append(table)
             size_bytes += table.nbytes
             if size_bytes > limit_bytes:
-                tables = [_cut_down(_sorted(tables), sizes)]
-                bound, size_bytes = tables[0].column("key")[-1].as_py(), tables[0].nbytes
+                tables = [_sorted(tables)]
+                if len(tables[0]) >= sizes[0]:
+                    tables = [_cut_down(tables[0], sizes)]
+                    bound = tables[0].column("key")[-1].as_py()
+                size_bytes = tables[0].nbytes
                 limit_bytes = max(BUFFER_BYTES, 2 * size_bytes)
         return _sorted(tables)
 
@@ -176,12 +179,12 @@ def _sorted(tables: Sequence[pa.Table]) -> pa.Table:
 
 def _cut_down(table: pa.Table, sizes: Sequence[int]) -> pa.Table:
     """The first records, for as many whole new shards as half the buffer holds, and for one at least."""
-    rows = 0
-    for size in sizes:
-        if rows and table.slice(0, rows + size).nbytes > BUFFER_BYTES // 2:
+    rows = sizes[0]
+    for size in sizes[1:]:
+        if rows + size > len(table) or table.slice(0, rows + size).nbytes > BUFFER_BYTES // 2:
             break
         rows += size
-    return table.take(pa.array(np.arange(min(rows, len(table)))))  # a copy, so that the memory of the rest is given back
+    return table.take(pa.array(np.arange(rows)))  # a copy, so that the memory of the rest is given back
 
 
 def _write(files: ar.ArchiveFiles, number: int, table: pa.Table) -> ar.ShardEntry:
