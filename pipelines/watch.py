@@ -21,6 +21,7 @@ from tsae import archive as ar
 from tsae import log
 from tsae.errors import BusyError
 from tsae.inputs import NOWHERE, Listing, Lookout, Sighting, list_inputs
+from tsae.jobs.claim import holds_job
 from tsae.jobs.compress import commit_archive, compress_task
 from tsae.jobs.plan import SHARD_IMAGES, find_state, plan
 from tsae.jobs.update import Changes, find_additions
@@ -113,7 +114,7 @@ class _Watch:
 
     def run(self) -> Outcome | None:
         """Until it is asked to end."""
-        if self._archive.exists(ar.PLAN_FILE):
+        if holds_job(self._archive):
             with self._stop.interrupting():
                 self._note(resume_job(self._request))
         while not self._stop.is_asked:
@@ -151,7 +152,7 @@ class _Watch:
 
     def _add(self) -> None:
         """Compresses what is ready and was not known."""
-        if self._archive.exists(ar.PLAN_FILE):
+        if holds_job(self._archive):
             raise BusyError(f"{self._archive.path}: another command is at work there, or was killed; waiting for it")
         sighting = self._lookout.look(MOST_IMAGES)
         if sighting is None or self._lookout.is_stale:

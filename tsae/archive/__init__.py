@@ -8,6 +8,7 @@ from tsae.archive.access import matches as matches
 from tsae.archive.cleanup import Waste as Waste
 from tsae.archive.cleanup import clean_up as clean_up
 from tsae.archive.cleanup import clean_up_job as clean_up_job
+from tsae.archive.cleanup import find_leftovers as find_leftovers
 from tsae.archive.cleanup import named_files as named_files
 from tsae.archive.commit import commit as commit
 from tsae.archive.commit import count as count

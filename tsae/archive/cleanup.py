@@ -39,17 +39,32 @@ def clean_up(
         InputError: if a file cannot be removed.
     """
     with _one_error(archive):
-        replaced = {base.model_file} if base is not None else set()
-        leftovers = {name for name in archive.sizes_bytes() if is_leftover(name)} | replaced
-        leftovers -= named_files(archive, manifest)
-        for name, state in held_states(archive).items():
-            leftovers.discard(name)
-            with contextlib.suppress(TsaeError):  # who reads a damaged state, or one of a newer version, finds that out
-                leftovers -= named_files(archive, state)
-        report = run_name(digest(manifest.to_json()), "").removesuffix(".json")
-        leftovers -= {name for name in leftovers if name.startswith(report)}
+        leftovers = find_leftovers(archive, manifest, base)
         if is_ours():
             _remove(archive, leftovers, first)
+
+
+def find_leftovers(archive: Folder, manifest: Manifest, base: Manifest | None = None) -> set[str]:
+    """An archive's own files that neither its manifest nor an old state that somebody reads names; those of jobs too.
+
+    Args:
+        archive: Its place.
+        manifest: Its state.
+        base: The state before, whose model may be one of them.
+
+    Raises:
+        OSError: if they cannot be listed.
+        TsaeError: if a list of the manifest is damaged.
+    """
+    replaced = {base.model_file} if base is not None else set()
+    leftovers = {name for name in archive.sizes_bytes() if is_leftover(name)} | replaced
+    leftovers -= named_files(archive, manifest)
+    for name, state in held_states(archive).items():
+        leftovers.discard(name)
+        with contextlib.suppress(TsaeError):  # who reads a damaged state, or one of a newer version, finds that out
+            leftovers -= named_files(archive, state)
+    report = run_name(digest(manifest.to_json()), "").removesuffix(".json")
+    return leftovers - {name for name in leftovers if name.startswith(report)}
 
 
 def clean_up_job(archive: Folder, first: Sequence[str], is_ours: Callable[[], bool]) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 from tsae import archive as ar
-from tsae.errors import InputError
+from tsae.errors import BusyError, InputError
 from tsae.jobs.job_folder import read_or_none
 from tsae.paths import ConflictError
 
@@ -82,6 +82,16 @@ def is_claim(plan: bytes | None) -> bool:
         return False
 
 
+def holds_job(archive: ar.Folder) -> bool:
+    """Whether a job is at work on an archive, or was killed; a claim is none.
+
+    Raises:
+        InputError: if that cannot be told.
+    """
+    plan = read_or_none(archive, ar.PLAN_FILE)
+    return plan is not None and not is_claim(plan)
+
+
 def wait_for_gap(archive: ar.Folder) -> bytes | None:
     """Waits until no job is at work on an archive.
 
@@ -89,13 +99,14 @@ def wait_for_gap(archive: ar.Folder) -> bytes | None:
         The claim that is there instead; None if there is none.
 
     Raises:
-        InputError: if a job still is after `WAIT_S`, or that cannot be told.
+        BusyError: if a job still is after `WAIT_S`.
+        InputError: if that cannot be told.
     """
     deadline = time.monotonic() + WAIT_S
     while (plan := read_or_none(archive, ar.PLAN_FILE)) is not None and not is_claim(plan):
         if time.monotonic() > deadline:
             remedy = "wait for it, or if it was killed finish it with tsae compress --resume"
-            raise InputError(f"{archive.path}: for {WAIT_S:.0f} s another command has been at work there; {remedy}")
+            raise BusyError(f"{archive.path}: for {WAIT_S:.0f} s another command has been at work there; {remedy}")
         time.sleep(LOOK_S)
     return plan
 
@@ -108,7 +119,8 @@ def take_claim(archive: ar.Folder, command: str) -> Claim:
         command: Who asks, for people who look.
 
     Raises:
-        InputError: if there is no gap for `WAIT_S`, or the claim cannot be written.
+        BusyError: if there is no gap for `WAIT_S`.
+        InputError: if the claim cannot be written.
     """
     claim = Claim(archive, json.dumps({"claim": command, "token": secrets.token_hex(8)}).encode())
     deadline = time.monotonic() + WAIT_S
@@ -119,7 +131,7 @@ def take_claim(archive: ar.Folder, command: str) -> Claim:
             return claim
         except (ConflictError, FileNotFoundError) as error:  # another command was faster, or has just tidied up
             if time.monotonic() > deadline:
-                raise InputError(f"{archive.path}: other commands are at work there all the time; run this later") from error
+                raise BusyError(f"{archive.path}: other commands are at work there all the time; run this later") from error
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"{archive.path}: cannot be written ({reason}); check its permissions") from error

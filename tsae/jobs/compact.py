@@ -1,7 +1,8 @@
 """Compaction: many small shards become few, and records that are to go are left out. Owns which, when and the commit.
 
 New shards are written first, while other commands may go on; nothing names them yet. Only the commit takes a claim
-(`tsae.jobs.claim`). If another command has replaced a merged shard meanwhile, or cleaned up what was written, work begins
+(`tsae.jobs.claim`), and then the removal of what no state needs any more, a little at a time. If another command has
+replaced a merged shard before the commit, or removed what was written and nothing names yet, work begins
 anew, from the second time on with half as many shards, so that it comes to an end beside one that commits all the time.
 """
 
@@ -17,17 +18,20 @@ from typing import NamedTuple
 import tsae
 from tsae import archive as ar
 from tsae import paths
-from tsae.errors import FormatError, InputError, TsaeError
+from tsae.errors import BusyError, FormatError, InputError, TsaeError
 from tsae.jobs.choice import Choice, IsRemoved, choose
-from tsae.jobs.claim import Claim, LostError, take_claim, wait_for_gap
+from tsae.jobs.claim import LostError, take_claim, wait_for_gap
 from tsae.jobs.merge import Merger
 from tsae.jobs.removal import find_removed
 from tsae.jobs.update import check_writable
-from tsae.paths import ConflictError
+from tsae.paths import ConflictError, Hold
 from tsae.progress import Progress
 
 REMOTE_GRACE_S = 300.0
 """How long old files stay on a store without locks, where nothing tells that somebody still reads them."""
+
+REMOVED_AT_ONCE = 1000
+"""How many files go while others wait: that takes some 20 ms on a disk, and one request to S3."""
 
 MOST_CONFLICTS = 12
 """How often work begins anew; halved so often, that of 8 million images is done in a second."""
@@ -88,12 +92,13 @@ def compact(options: CompactOptions) -> Compaction:
     folder = ar.Folder(paths.absolute(options.archive))
     grace_s = _grace_s(options)
     try:
-        files = _open(folder)
-        left = wait_for_gap(folder)
-        is_removed = find_removed(options.remove, options.remove_missing, files.manifest.settings, options.archive)
-        result = _compact(files, options.everything, is_removed, grace_s)
-        if left is not None and not result.is_changed:
-            _finish(folder)  # what a killed command had still to remove
+        manifest = ar.read_manifest(folder)
+        wait_for_gap(folder)
+        is_removed = find_removed(options.remove, options.remove_missing, manifest.settings, options.archive)
+        result = _compact(folder, options.everything, is_removed)
+        if result.is_changed:
+            time.sleep(grace_s)
+        _collect(folder)
         return result
     except OSError as error:
         reason = error.strerror or error
@@ -108,33 +113,43 @@ def _grace_s(options: CompactOptions) -> float:
     return options.grace_s
 
 
-def _open(folder: ar.Folder) -> ar.ArchiveFiles:
-    files = ar.ArchiveFiles(folder.path)
-    check_writable(files)
-    return files
-
-
-def _compact(files: ar.ArchiveFiles, everything: bool, is_removed: IsRemoved | None, grace_s: float) -> Compaction:
+def _compact(folder: ar.Folder, everything: bool, is_removed: IsRemoved | None) -> Compaction:
     """Does what is to be done, in parts if other commands leave no room for all of it at once."""
-    before, steps, conflicts, most, is_left = files.manifest, list[_Step](), 0, None, True
-    while is_left:
-        try:
-            choice = _choose(files, everything, is_removed)
-            part = choice if most is None else choice.part(most)
-            if part:
-                steps.append(_step(files, part, is_removed, grace_s))
-            is_left = bool(part) and part is not choice
-        except LostError:
-            conflicts += 1
-            if conflicts > MOST_CONFLICTS:
-                raise InputError(f"{files.folder.path}: other commands change it all the time; run this later") from None
-            most = None if everything or conflicts == 1 else max(2, len(part.files) // 2)
-        if is_left:
-            files = _open(files.folder)
-    after = steps[-1].manifest if steps else files.manifest
-    sizes = (steps[0].bytes_before, steps[-1].bytes_after) if steps else ()
+    steps, conflicts, most, part = list[_Step](), 0, None, Choice((), ())
+    while True:
+        with _held(folder) as (files, hold):
+            before = files.manifest.counts
+            try:
+                choice = _choose(files, everything, is_removed)
+                part = choice if most is None else choice.part(most)
+                if not part:
+                    break
+                steps.append(_step(files, hold, part, is_removed))
+                if part is choice:
+                    break
+            except LostError:
+                conflicts += 1
+                if conflicts > MOST_CONFLICTS:
+                    raise BusyError(f"{folder.path}: other commands change it all the time; run this later") from None
+                most = None if everything or conflicts == 1 else max(2, len(part.files) // 2)
+    if not steps:
+        return Compaction(before.images, 0, before.shards, before.shards)
+    first, after = steps[0], steps[-1].counts
     removed = sum(step.removed for step in steps)
-    return Compaction(after.images, removed, before.counts.shards, after.counts.shards, *sizes)
+    return Compaction(after.images, removed, first.shards_before, after.shards, first.bytes_before, steps[-1].bytes_after)
+
+
+@contextlib.contextmanager
+def _held(folder: ar.Folder) -> Iterator[tuple[ar.ArchiveFiles, Hold | None]]:
+    """The archive's state, whose files stay within the block where that can be had."""
+    text, hold = ar.hold_manifest(folder)
+    try:
+        files = ar.ArchiveFiles(folder.path, text)
+        check_writable(files)
+        yield files, hold
+    finally:
+        if hold is not None:
+            hold.release()
 
 
 def _choose(files: ar.ArchiveFiles, everything: bool, is_removed: IsRemoved | None) -> Choice:
@@ -157,15 +172,16 @@ def _lost_if_changed(files: ar.ArchiveFiles) -> Iterator[None]:
 
 
 class _Step(NamedTuple):
-    """A commit: its state, the records that went with it, and bytes before and after."""
+    """A commit: its sums, shards before, the records that went with it, and bytes before and after."""
 
-    manifest: ar.Manifest
+    counts: ar.Counts
+    shards_before: int
     removed: int
     bytes_before: int
     bytes_after: int
 
 
-def _step(files: ar.ArchiveFiles, choice: Choice, is_removed: IsRemoved | None, grace_s: float) -> _Step:
+def _step(files: ar.ArchiveFiles, hold: Hold | None, choice: Choice, is_removed: IsRemoved | None) -> _Step:
     """Writes new shards and commits them.
 
     Raises:
@@ -175,15 +191,16 @@ def _step(files: ar.ArchiveFiles, choice: Choice, is_removed: IsRemoved | None, 
         new = _write(files, choice, is_removed)
     claim = take_claim(files.folder, "compact")
     try:
-        now = _open(files.folder)
-        manifest = _build(now, files, choice, new)
         with claim.turn():
+            now = ar.ArchiveFiles(files.folder.path)
+            check_writable(now)
+            manifest = _build(now, files, choice, new)
+            if hold is not None:
+                hold.release()
             sizes = _commit(now, manifest, new)
-    except BaseException:
+    finally:
         claim.release()
-        raise
-    _clean_up(claim, manifest, now.manifest, grace_s)
-    return _Step(manifest, choice.removed, *sizes)
+    return _Step(manifest.counts, now.manifest.counts.shards, choice.removed, *sizes)
 
 
 class _New(NamedTuple):
@@ -279,14 +296,30 @@ def _named(files: ar.ArchiveFiles) -> set[str]:
     return ar.named_files(files.folder, files.manifest)
 
 
-def _clean_up(claim: Claim, manifest: ar.Manifest, base: ar.Manifest | None, grace_s: float) -> None:
-    """Removes what no state needs any more, and the claim; another command that has taken its place does that too."""
-    time.sleep(grace_s)
-    with contextlib.suppress(LostError), claim.turn():
-        ar.clean_up(claim.archive, manifest, base, is_ours=claim.is_held)
+def _collect(folder: ar.Folder) -> None:
+    """Removes what no state needs: after a commit, and what killed commands have left.
+
+    Not what lies in the job folder: another command may be about to plan a job there.
+    """
+    for _ in range(MOST_CONFLICTS):
+        if not _find_waste(folder) and not folder.exists(ar.PLAN_FILE):
+            return
+        try:
+            claim = take_claim(folder, "compact")
+        except BusyError:
+            return  # a job, which cleans up after itself
+        try:
+            with claim.turn():
+                names = _find_waste(folder)
+            for start in range(0, len(names), REMOVED_AT_ONCE):
+                with claim.turn():
+                    folder.remove(names[start : start + REMOVED_AT_ONCE])
+        except LostError:
+            continue
+        finally:
+            claim.release()
 
 
-def _finish(folder: ar.Folder) -> None:
-    """Removes what a killed command has left."""
-    claim = take_claim(folder, "compact")
-    _clean_up(claim, ar.read_manifest(folder), None, 0.0)
+def _find_waste(folder: ar.Folder) -> list[str]:
+    leftovers = ar.find_leftovers(folder, ar.read_manifest(folder))
+    return sorted(name for name in leftovers if not name.startswith(f"{ar.JOB_FOLDER}/"))

@@ -16,7 +16,7 @@ from tsae import archive as ar
 from tsae import paths
 from tsae.errors import BusyError, InputError, TsaeError
 from tsae.inputs import Listing, Rows
-from tsae.jobs.claim import is_claim
+from tsae.jobs.claim import holds_job, is_claim
 from tsae.jobs.job_folder import (
     BASE_FILE,
     FAILURES_FILE,
@@ -71,8 +71,7 @@ def find_state(source: str, archive: str, overwrite: bool) -> bytes | None:
     if paths.is_within(place, source) or paths.is_within(source, place):
         raise InputError(f"{archive}: lies inside the input {source} or around it; choose a folder apart from it")
     found = _names_below(archive)
-    is_at_work = ar.PLAN_FILE in found and not is_claim(read_or_none(ar.Folder(place), ar.PLAN_FILE))
-    if is_at_work and not overwrite:
+    if ar.PLAN_FILE in found and not overwrite and holds_job(ar.Folder(place)):
         remedy = "finish it with --resume, replace it with --overwrite, or choose another folder"
         if is_watched(ar.Folder(place)):
             remedy = f"cancel that on its engine, then go on with --watch, or {remedy}"
