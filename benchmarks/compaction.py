@@ -41,6 +41,7 @@ import tsae
 from tsae import archive as ar
 from tsae.codec import shared_codec
 from tsae.config import DEFAULT_MODEL
+from tsae.imports import do_without_pandas
 from tsae.model_facts import check_quality, read_model_facts
 from tsae.zoo import read_model_file
 
@@ -255,6 +256,7 @@ def orders(args: argparse.Namespace) -> Iterator[bool]:
 def main() -> None:
     """Writes the files anew after each archive."""
     if sys.argv[1:2] == ["--apart"]:
+        do_without_pandas()
         print(json.dumps(MEASURES[sys.argv[2]](*sys.argv[3:])))
         return
     args = parse()

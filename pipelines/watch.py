@@ -19,10 +19,11 @@ from pipelines.compress import Outcome, Request, compress_listing, open_state, p
 from pipelines.options import DEFAULT_WATCH_S, CompressOptions
 from tsae import archive as ar
 from tsae import log
-from tsae.errors import BusyError
+from tsae.errors import BusyError, CorruptDataError, FormatError
 from tsae.inputs import NOWHERE, Listing, Lookout, Sighting, list_inputs
 from tsae.jobs.claim import holds_job
 from tsae.jobs.compress import commit_archive, compress_task
+from tsae.jobs.job_folder import read_or_none
 from tsae.jobs.plan import SHARD_IMAGES, find_state, plan
 from tsae.jobs.update import Changes, find_additions
 
@@ -124,15 +125,22 @@ class _Watch:
             except BusyError as error:
                 self._tell_busy(error)
             self._stop.wait(self._lookout.wait_s())
-        if self._waste is not None:
+        if self._waste is not None and read_or_none(self._archive, ar.MANIFEST_FILE) == self._base:
             self._waste.remove()
         return self._outcome and dataclasses.replace(self._outcome, done=self._done)
 
     def _step(self) -> None:
-        if self._base is None or self._lookout.is_stale:
-            self._catch_up()
-        else:
-            self._add()
+        before = read_or_none(self._archive, ar.MANIFEST_FILE)
+        try:
+            if self._base is None or self._lookout.is_stale:
+                self._catch_up()
+            else:
+                self._add()
+        except (CorruptDataError, FormatError) as error:
+            if read_or_none(self._archive, ar.MANIFEST_FILE) == before:
+                raise
+            self._base = None  # what was read has gone, as a compaction has written it anew
+            raise BusyError(f"{self._archive.path}: another command has changed it meanwhile; looking again") from error
 
     def _catch_up(self) -> None:
         """Compares the whole input with the whole archive."""
@@ -158,7 +166,9 @@ class _Watch:
         if sighting is None or self._lookout.is_stale:
             return
         base = ar.read_manifest_text(self._archive)
-        self._is_alone &= base == self._base
+        if base != self._base:
+            self._is_alone = False
+            self._waste = None  # another command may have put to use again what was to go
         files = open_state(self._request, dataclasses.replace(self._request.settings, root=self._lookout.root), base)
         listing = dataclasses.replace(sighting.listing, skipped=files.manifest.counts.skipped)
         changes = find_additions(listing, self._shards_of(sighting, files), files)

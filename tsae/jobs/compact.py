@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -29,6 +30,9 @@ from tsae.progress import Progress
 
 REMOTE_GRACE_S = 300.0
 """How long old files stay on a store without locks, where nothing tells that somebody still reads them."""
+
+JOB_FILE = re.compile(rf"{ar.JOB_FOLDER}/(plan\.json$|.*/)")
+"""What may be another command's: all in the job folder but what a kill has left of a plan that was being written."""
 
 REMOVED_AT_ONCE = 1000
 """How many files go while others wait: that takes some 20 ms on a disk, and one request to S3."""
@@ -299,7 +303,7 @@ def _named(files: ar.ArchiveFiles) -> set[str]:
 def _collect(folder: ar.Folder) -> None:
     """Removes what no state needs: after a commit, and what killed commands have left.
 
-    Not what lies in the job folder: another command may be about to plan a job there.
+    Not what lies below the job folder: another command may be about to plan a job there.
     """
     for _ in range(MOST_CONFLICTS):
         if not _find_waste(folder) and not folder.exists(ar.PLAN_FILE):
@@ -322,4 +326,4 @@ def _collect(folder: ar.Folder) -> None:
 
 def _find_waste(folder: ar.Folder) -> list[str]:
     leftovers = ar.find_leftovers(folder, ar.read_manifest(folder))
-    return sorted(name for name in leftovers if not name.startswith(f"{ar.JOB_FOLDER}/"))
+    return sorted(name for name in leftovers if not JOB_FILE.match(name))
