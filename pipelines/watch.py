@@ -125,7 +125,7 @@ class _Watch:
             except BusyError as error:
                 self._tell_busy(error)
             self._stop.wait(self._lookout.wait_s())
-        if self._waste is not None and read_or_none(self._archive, ar.MANIFEST_FILE) == self._base:
+        if self._waste is not None:
             self._waste.remove()
         return self._outcome and dataclasses.replace(self._outcome, done=self._done)
 
@@ -166,9 +166,7 @@ class _Watch:
         if sighting is None or self._lookout.is_stale:
             return
         base = ar.read_manifest_text(self._archive)
-        if base != self._base:
-            self._is_alone = False
-            self._waste = None  # another command may have put to use again what was to go
+        self._is_alone &= base == self._base
         files = open_state(self._request, dataclasses.replace(self._request.settings, root=self._lookout.root), base)
         listing = dataclasses.replace(sighting.listing, skipped=files.manifest.counts.skipped)
         changes = find_additions(listing, self._shards_of(sighting, files), files)

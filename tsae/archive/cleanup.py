@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 from tsae.archive.commit import read_lists
-from tsae.archive.files import JOB_FOLDER, PLAN_FILE, digest, is_leftover, run_name
-from tsae.archive.manifest import Manifest
+from tsae.archive.files import JOB_FOLDER, MANIFEST_FILE, PLAN_FILE, digest, is_leftover, run_name
+from tsae.archive.manifest import Manifest, read_manifest
 from tsae.archive.states import held_states, state_file
 from tsae.errors import InputError, TsaeError
 from tsae.paths import Folder, is_url
@@ -136,8 +136,16 @@ class Waste:
             if not held <= {state for state, _, _ in self._parts}:
                 return  # an older one, which may name anything
             while self._parts and self._is_free(*self._parts[0][:2], held):
-                self._archive.remove(sorted(self._parts[0][2]))
+                self._archive.remove(sorted(self._parts[0][2] - self._named_again(self._parts[0][2])))
                 self._parts.popleft()
+
+    def _named_again(self, names: Set[str]) -> Set[str]:
+        """What the archive's present state names: a record that is again as it was gives a file that was there before."""
+        if not self._archive.exists(MANIFEST_FILE):
+            return set()
+        manifest = read_manifest(self._archive)
+        is_shallow = all(name.startswith(("lists/", "failures/")) for name in names)
+        return manifest.files if is_shallow else named_files(self._archive, manifest)
 
     def _is_free(self, state: str, since_s: float, held: Set[str]) -> bool:
         return self._clock() - since_s >= GRACE_S if is_url(self._archive.path) else state not in held

@@ -18,6 +18,8 @@ from tsae.archive import (
     clean_up,
     count,
     hold_manifest,
+    named_files,
+    read_manifest,
     read_manifest_text,
     recount,
 )
@@ -148,6 +150,24 @@ def test_waste_stays_while_a_state_from_before_is_held(folder: Folder, make_reco
     hold.release()
     waste.remove()
     assert not folder.exists(before.file)
+
+
+def test_waste_that_is_named_again_stays(folder: Folder, make_records: Make, write_state: Write) -> None:
+    """An image that is changed and then is as before gives the very shard that was there, while somebody reads that state."""
+    waste = Waste(folder)
+    write_state(folder, [make_records(20)])
+    _, hold = hold_manifest(folder)
+    assert hold is not None
+    for seed in (1, 0):
+        old, text = ArchiveFiles(folder.path), read_manifest_text(folder)
+        new = write_state(folder, [], {0: make_records(20, seed=seed)})
+        waste.add(text, [old.entry(0).file, *(old.manifest.files - new.files)])
+    waste.remove()
+    hold.release()
+    waste.remove()
+    assert set(folder.sizes_bytes()) >= named_files(folder, read_manifest(folder))
+    assert len(ArchiveFiles(folder.path).shard_records(0)) == 20
+    assert sum(name.startswith("shards/") for name in folder.sizes_bytes()) == 1
 
 
 def test_in_a_store_waste_stays_for_some_time() -> None:
