@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsae import archive as ar
 from tsae.jobs import plan
+
+GROUP_RECORDS = 2**19
+"""Most records of small shards that are merged with one another. A million shards of ten records, all of which overlap, would
+otherwise have to be read again for each part of the keys; so they are read once, and a key lies in one shard of each group."""
 
 IsRemoved = Callable[[Sequence[str]], NDArray[np.bool_]]
 """Which of some keys are those of records that are to go, bool `[N]`."""
@@ -49,10 +53,12 @@ class Choice:
     Attributes:
         merged: Those whose records are merged, or all go.
         rewritten: Large ones of which some records go; each keeps its place.
+        everything: Whether all are merged, so that all keys are in order, whatever the number of records is.
     """
 
     merged: Sequence[OldShard]
     rewritten: Sequence[OldShard]
+    everything: bool = False
 
     @property
     def shards(self) -> list[OldShard]:
@@ -74,10 +80,21 @@ class Choice:
         """Number of records that go."""
         return sum(shard.rows for shard in self.shards) - self.stay
 
+    def groups(self) -> Iterator[Sequence[OldShard]]:
+        """The shards to be merged with one another: neighbours, with `GROUP_RECORDS` at most unless all are merged."""
+        group, records = list[OldShard](), 0
+        for shard in self.merged:
+            if records + shard.stay > GROUP_RECORDS and not self.everything:
+                yield group
+                group, records = [], 0
+            group.append(shard)
+            records += shard.stay
+        yield group
+
     def part(self, shards: int) -> Choice:
         """Some of the shards; of those that are merged, the ones with the least keys."""
         merged = sorted(self.merged, key=lambda shard: shard.first_key)[:shards]
-        return Choice(merged, self.rewritten[: shards - len(merged)])
+        return Choice(merged, self.rewritten[: shards - len(merged)], self.everything)
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -101,7 +118,7 @@ def choose(files: ar.ArchiveFiles, is_removed: IsRemoved | None, everything: boo
     shards = [_describe(number, entry, files, is_removed) for number, entry in enumerate(files.entries())]
     touched = [shard for shard in shards if shard.is_touched]
     if everything:
-        return Choice(shards, []) if touched or not _are_as_new(shards) else Choice([], [])
+        return Choice(shards, [], everything) if touched or not _are_as_new(shards) else Choice([], [])
     # Another writer may have made one that is too large for a new one; if it is untouched, it stays.
     merged = [s for s in shards if 2 * s.stay < plan.SHARD_IMAGES or (s.is_touched and s.stay > plan.SHARD_IMAGES)]
     left = [shard for shard in merged if shard.stay]

@@ -221,17 +221,19 @@ class _New(NamedTuple):
 
 
 def _write(files: ar.ArchiveFiles, choice: Choice, is_removed: IsRemoved | None) -> _New:
-    rewritten, merged = {}, []
+    rewritten, merged = dict[str, ar.ShardEntry](), list[ar.ShardEntry]()
     with Progress(choice.stay, "compacting") as progress:
         for shard in choice.rewritten:
             merger = Merger(files, {shard.number}, is_removed)
             (entry,) = merger.write(shard.stay, ar.file_number(shard.file))
             rewritten[shard.file] = entry
             progress.update(entry.rows)
-        merger = Merger(files, {shard.number for shard in choice.merged}, is_removed)
-        for entry in merger.write(sum(shard.stay for shard in choice.merged), files.shards - len(choice.merged)):
-            merged.append(entry)
-            progress.update(entry.rows)
+        first_number = files.shards - len(choice.merged)
+        for group in choice.groups():
+            merger = Merger(files, {shard.number for shard in group}, is_removed)
+            for entry in merger.write(sum(shard.stay for shard in group), first_number + len(merged)):
+                merged.append(entry)
+                progress.update(entry.rows)
     return _New(rewritten, merged)
 
 

@@ -6,6 +6,7 @@ Records stay what they are to the byte, and what is known of their files goes al
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Iterator, Sequence, Set
 
@@ -20,7 +21,7 @@ from tsae.jobs.plan import cut
 
 BUFFER_BYTES = 2**27
 """Bytes of records that are held at once, some 500,000; a copy of them is made when they are sorted. More than that are
-merged in several passes over the shards, each of which reads those whose keys come next."""
+merged in several passes over the shards, each of which reads those that may have the keys that come next."""
 
 ORIGIN_COLUMNS = (pa.field("size_bytes", pa.uint64()), pa.field("version", pa.string()), pa.field("sha256", pa.binary()))
 """What is known of the file of each record; a digest that is null says that all but the size is not known."""
@@ -190,6 +191,9 @@ def _cut_down(table: pa.Table, sizes: Sequence[int]) -> pa.Table:
 def _write(files: ar.ArchiveFiles, number: int, table: pa.Table) -> ar.ShardEntry:
     records, is_intact = ar.records_from_table(table.select(ar.RECORD_SCHEMA.names))
     assert is_intact.all()  # noqa: S101 - they were when they were read
+    for key, after in itertools.pairwise(records.keys):
+        if key == after:
+            raise FormatError(f"{files.folder.path}: the key {ar.shown(key)} is there twice; save it with tsae verify --repair")
     facts = zip(*(table.column(field.name).to_pylist() for field in ORIGIN_COLUMNS), strict=True)
     rows = list(zip(records.keys, facts, strict=True))
     origins = {key: ar.Origin(*origin) for key, origin in rows if origin[2] is not None}

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tsae import archive as ar
 from tsae.errors import BusyError, CorruptDataError, FormatError, InputError
-from tsae.jobs import claim, compact, merge, plan
+from tsae.jobs import choice, claim, compact, merge, plan
 from tsae.jobs.compact import Compaction, CompactOptions
 from tsae.paths import Folder
 
@@ -187,6 +187,7 @@ TEXT = st.text("abcß€😀", min_size=1, max_size=5)
     st.sampled_from([2, 4, 8, 16]),
     st.booleans(),
     st.none() | st.sampled_from(["a*", "*ß*", "?"]),
+    st.sampled_from([20, 2**19]),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_any_shards_with_a_buffer_of_any_size(
@@ -197,6 +198,7 @@ def test_any_shards_with_a_buffer_of_any_size(
     shard_images: int,
     everything: bool,
     glob: str | None,
+    group_records: int,
 ) -> None:
     seen = set[str]()
     shards = []
@@ -208,6 +210,7 @@ def test_any_shards_with_a_buffer_of_any_size(
     with tempfile.TemporaryDirectory(dir=MEMORY) as path, pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "SHARD_IMAGES", shard_images)
         patch.setattr(merge, "BUFFER_BYTES", buffer_bytes)
+        patch.setattr(choice, "GROUP_RECORDS", group_records)
         folder = Folder(path)
         for records in shards:
             write_state(folder, [records])
@@ -227,6 +230,31 @@ def test_any_shards_with_a_buffer_of_any_size(
         if everything:
             assert list(ar.ArchiveFiles(path).keys()) == sorted(expected)
         check_nothing_to_do(folder, everything=everything, remove=remove)
+
+
+def test_many_are_merged_in_groups_of_neighbours(
+    folder: Folder, make_records: Make, write_state: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "GROUP_RECORDS", 20)
+    write_state(folder, spread(make_records(60), 30))
+    facts, reads, read = rows(folder), [], merge._read_records
+    monkeypatch.setattr(merge, "_read_records", lambda *args: reads.append(1) or read(*args))
+    run(folder)
+    assert len(reads) == 30, "each is read once"
+    assert rows(folder) == facts
+    assert sizes(folder) == [6, 7, 7] * 3
+    check_nothing_to_do(folder)
+    assert run(folder, everything=True).shards_after == 8
+    assert list_keys(folder) == sorted(facts)
+    assert rows(folder) == facts
+
+
+def test_a_key_that_is_there_twice_is_told(folder: Folder, make_records: Make, write_state: Write) -> None:
+    write_state(folder, [make_records(2), make_records(3)])
+    before = contents(folder)
+    with pytest.raises(FormatError, match="the key sign/00000.png is there twice"):
+        run(folder)
+    assert ar.read_manifest_text(folder) == before[ar.MANIFEST_FILE]
 
 
 def test_what_is_held_at_once_is_bounded(
