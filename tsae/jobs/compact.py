@@ -21,7 +21,8 @@ from tsae import archive as ar
 from tsae import paths
 from tsae.errors import BusyError, FormatError, InputError, TsaeError
 from tsae.jobs.choice import Choice, IsRemoved, choose
-from tsae.jobs.claim import LostError, take_claim, wait_for_gap
+from tsae.jobs.claim import LostError, is_claim, take_claim, wait_for_gap
+from tsae.jobs.job_folder import read_or_none
 from tsae.jobs.merge import Merger
 from tsae.jobs.removal import find_removed
 from tsae.jobs.update import check_writable
@@ -308,7 +309,7 @@ def _collect(folder: ar.Folder) -> None:
     Not what lies below the job folder: another command may be about to plan a job there.
     """
     for _ in range(MOST_CONFLICTS):
-        if not _find_waste(folder) and not folder.exists(ar.PLAN_FILE):
+        if not _find_waste(folder) and not is_claim(read_or_none(folder, ar.PLAN_FILE)):
             return
         try:
             claim = take_claim(folder, "compact")
