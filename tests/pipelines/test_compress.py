@@ -461,7 +461,7 @@ def test_refused_commands_leave_nothing(
     assert not (tmp_path / "archive").exists()
 
 
-@pytest.mark.parametrize("damage", ["listing.parquet", "model.safetensors", "plan.json"])
+@pytest.mark.parametrize("damage", ["listing.parquet", "000000.parquet", "model.safetensors", "plan.json"])
 @pytest.mark.parametrize("how", ["gone", "short"])
 def test_a_damaged_job_is_refused_in_one_line(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, damage: str, how: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import os
 import tarfile
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from pipelines import compress
 from pipelines.options import CompressOptions
 from tsae import paths
 from tsae.cli import main
+from tsae.errors import InputError
 from tsae.images import decode_image, resize
 from tsae.inputs import reading
 from tsae.jobs import compress as steps
@@ -262,21 +264,19 @@ def test_a_container_that_cannot_be_opened_once_is_tried_again(
     assert outcome.manifest.counts.images == 4
 
 
-def test_a_job_that_an_earlier_version_has_listed_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its listing has keys and labels only."""
+def test_a_job_of_an_earlier_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its plan has no version, but a list of what its tasks replace."""
     (tmp_path / "in").mkdir()
-    for i in range(4):
-        (tmp_path / "in" / f"{i}.png").write_bytes(image(i))
+    (tmp_path / "in" / "a.png").write_bytes(image(0))
     options = CompressOptions(str(tmp_path / "in"), str(tmp_path / "archive"))
     with monkeypatch.context() as patch:
         patch.setattr(compress, "run_here", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             compress.run(options)
-    (listing,) = (tmp_path / "archive" / "job").rglob("listing.parquet")
-    file = pq.ParquetFile(listing)
-    groups = [file.read_row_group(group, columns=["key", "label"]) for group in range(file.num_row_groups)]
-    with pq.ParquetWriter(listing, groups[0].schema) as writer:
-        for group in groups:
-            writer.write_table(group)
-    outcome = compress.run(dataclasses.replace(options, resume=True))
-    assert outcome.manifest.counts.images == 4
+    plan = tmp_path / "archive" / "job" / "plan.json"
+    fields = json.loads(plan.read_bytes())
+    del fields["plan_version"], fields["tasks"]
+    plan.write_text(json.dumps({**fields, "replaces": [None]}))
+    with pytest.raises(InputError, match="planned by another version of tsae; .* --overwrite"):
+        compress.run(dataclasses.replace(options, resume=True))
+    assert compress.run(dataclasses.replace(options, overwrite=True)).manifest.counts.images == 1

@@ -8,7 +8,6 @@ from tsae.inputs.known import NOWHERE as NOWHERE
 from tsae.inputs.listing import Item as Item
 from tsae.inputs.listing import Listing as Listing
 from tsae.inputs.listing import Rows as Rows
-from tsae.inputs.listing import fill as fill
 from tsae.inputs.listing import has_image_ending as has_image_ending
 from tsae.inputs.listing import items_of as items_of
 from tsae.inputs.lookout import Lookout as Lookout
@@ -22,3 +21,4 @@ from tsae.inputs.reading import map_states as map_states
 from tsae.inputs.reading import read_input as read_input
 from tsae.inputs.reading import stat_input as stat_input
 from tsae.inputs.sources import list_inputs as list_inputs
+from tsae.inputs.tables import open_table as open_table

@@ -1,13 +1,14 @@
 """A compress job and its folder in the archive: what to do, whose turn it is, and what is done already.
 
 ```
-job/plan.json                 settings, and whose turn it is: only one of two commands at once can put it there
-job/<name>/base.json          the manifest that was there when the job was planned
-job/<name>/model.safetensors  the model
-job/<name>/listing.parquet    the inputs: row group i lists the images of task i, so that a task is one number
-job/<name>/failures.parquet   failures that are known already
-job/<name>/committed.json     the manifest that the job committed, where another process is to finish it
-job/<name>/done/<task>.json   what a finished task adds to the archive, so that a killed job can go on
+job/plan.json                   settings, and whose turn it is: only one of two commands at once can put it there
+job/<name>/base.json            the manifest that was there when the job was planned
+job/<name>/model.safetensors    the model
+job/<name>/listing.parquet      the tasks: how many images each has, and which shard it replaces
+job/<name>/listing/<n>.parquet  the inputs: each row group lists the images of a task, so that a task is one number
+job/<name>/failures.parquet     failures that are known already
+job/<name>/committed.json       the manifest that the job committed, where another process is to finish it
+job/<name>/done/<task>.json     what a finished task adds to the archive, so that a killed job can go on
 job/<name>/batches/             in place of listing and `done`, where tasks come one after the other; see `tsae.jobs.stream`
 ```
 """
@@ -17,17 +18,20 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tsae import archive as ar
+from tsae import paths
 from tsae.errors import InputError, TsaeError
-from tsae.inputs import Item, fill, items_of
+from tsae.inputs import Item, items_of, open_table
 from tsae.jobs.run_report import Launch
 from tsae.progress import SharedCount
 
@@ -38,7 +42,26 @@ COMMITTED_FILE = "committed.json"
 FAILURES_FILE = "failures.parquet"
 DONE_FOLDER = "done"
 BATCHES_FOLDER = "batches"
+LISTING_FOLDER = "listing"
 """Names below `job/<name>`."""
+
+PLAN_VERSION = 2
+"""Of the job folder. A job is finished by the version that planned it."""
+
+PART_TASKS = 64
+"""Tasks of a file of the listing: a worker parses what the file says of all of them to read the images of one."""
+
+TASK_SCHEMA = pa.schema(
+    [
+        pa.field("images", pa.uint32(), nullable=False),
+        pa.field("replaces", pa.uint32()),
+        pa.field("file_bytes", pa.uint64(), nullable=False),
+    ]
+)
+"""Of `LISTING_FILE`: a row a task, with the size of the file that lists its images."""
+
+READ_THREADS = 16
+"""Small files that are read at once: on a remote store, each takes a tenth of a second."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +73,7 @@ class CompressJob:
         name: Of its folder in the job folder.
         token: Tells this run from any other; by it a job notices that another one has taken its place.
         settings: What later runs must have in common with it.
-        replaces: By task, the shard of the old state that it replaces; None makes a new shard.
+        tasks: Their number.
         first_number: Number of the first new shard.
         is_update: Whether the new state adds to the old one; else it takes its place.
         base_sha256: Digest of the manifest that was there; None if there was none.
@@ -69,7 +92,7 @@ class CompressJob:
     name: str
     token: str
     settings: ar.Settings
-    replaces: tuple[int | None, ...]
+    tasks: int
     first_number: int
     is_update: bool
     base_sha256: str | None
@@ -83,9 +106,15 @@ class CompressJob:
     watch_s: float | None = None
 
     @property
-    def tasks(self) -> int:
-        """Number of tasks."""
-        return len(self.replaces)
+    def replaces(self) -> tuple[int | None, ...]:
+        """By task, the shard of the old state that it replaces; None makes a new shard.
+
+        Not a field: the job travels with each task, and its plan is read before each file is written.
+
+        Raises:
+            InputError: if the listing is gone, because another job has taken this one's place.
+        """
+        return _replaced_shards(self) if self.is_update else (None,) * self.tasks
 
     @property
     def model_place(self) -> str:
@@ -104,15 +133,24 @@ class CompressJob:
         """What `resume` needs to make the job again, the archive's place excepted."""
         fields = dataclasses.asdict(self)
         kept = {name: value for name, value in fields.items() if name not in ("archive", "progress", "launch")}
-        return json.dumps(kept, indent=1).encode()
+        return json.dumps({"plan_version": PLAN_VERSION, **kept}, indent=1).encode()
 
     @classmethod
     def from_json(cls, text: bytes, archive: ar.Folder) -> CompressJob:
         """Reads `to_json`'s text."""
         fields = json.loads(text)
+        del fields["plan_version"]
         settings, failures = ar.Settings(**fields.pop("settings")), fields.pop("known_failures")
-        replaces = tuple(fields.pop("replaces"))
-        return cls(archive, settings=settings, replaces=replaces, known_failures=_entry(failures), **fields)
+        return cls(archive, settings=settings, known_failures=_entry(failures), **fields)
+
+
+def is_of_this_version(plan: bytes) -> bool:
+    """Whether a plan was written by a version whose job folder is this one's; a damaged plan may be any."""
+    try:
+        fields = json.loads(plan)
+    except ValueError:
+        return True
+    return not isinstance(fields, dict) or fields.get("plan_version") == PLAN_VERSION
 
 
 def _entry(fields: dict[str, Any] | None) -> ar.FileEntry | None:
@@ -198,19 +236,90 @@ def base_text(job: CompressJob) -> bytes | None:
     return read_or_none(job.archive, job.file(BASE_FILE))
 
 
+def write_listing(job: CompressJob, tables: Sequence[Callable[[], pa.Table]], replaces: Sequence[int | None]) -> None:
+    """Writes what the tasks of a job are.
+
+    Args:
+        job: The job.
+        tables: By task, what makes the table of its images.
+        replaces: By task.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    parts = [(start, tables[start : start + PART_TASKS]) for start in range(0, len(tables), PART_TASKS)]
+    workers = READ_THREADS if paths.is_url(job.archive.path) else 1
+    rows = [row for part in ar.map_in_threads(lambda part: _write_part(job, *part), parts, workers) for row in part]
+    columns = [[images for images, _ in rows], list(replaces), [size for _, size in rows]]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns, schema=TASK_SCHEMA), sink, compression="zstd")
+    ar.write(job.archive, job.file(LISTING_FILE), bytes(sink.getvalue()))
+
+
+def _write_part(job: CompressJob, first_task: int, tables: Sequence[Callable[[], pa.Table]]) -> list[tuple[int, int]]:
+    """Writes a file of the listing, a table at a time; gives the rows of each, and the size of the file."""
+    sink, rows = pa.BufferOutputStream(), []
+    first = tables[0]()
+    with pq.ParquetWriter(sink, first.schema, compression="zstd") as writer:
+        for table in itertools.chain([first], (make() for make in tables[1:])):
+            writer.write_table(table, row_group_size=len(table))
+            rows.append(len(table))
+    data = bytes(sink.getvalue())
+    ar.write(job.archive, _part_file(first_task, job), data)
+    return [(count, len(data)) for count in rows]
+
+
+def _part_file(task: int, job: CompressJob) -> str:
+    """The file of the listing that has a task."""
+    return job.file(f"{LISTING_FOLDER}/{task // PART_TASKS:06d}.parquet")
+
+
+def _read_tasks(job: CompressJob) -> pa.Table:
+    """The rows of the tasks, of `TASK_SCHEMA`."""
+    try:
+        table = pq.read_table(pa.BufferReader(job.archive.read(job.file(LISTING_FILE))), use_threads=False)
+    except OSError as error:
+        check_owner(job)
+        raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
+    if table.schema != TASK_SCHEMA or len(table) != job.tasks:
+        raise ValueError(f"{LISTING_FILE} is not the planned one")
+    return table
+
+
+def _replaced_shards(job: CompressJob) -> tuple[int | None, ...]:
+    return _read_replaced(dataclasses.replace(job, progress=None, launch=None))
+
+
+@functools.lru_cache(maxsize=1)
+def _read_replaced(job: CompressJob) -> tuple[int | None, ...]:
+    """Read once in each process: no other job will ever have this one's name and token."""
+    return tuple(_read_tasks(job).column("replaces").to_pylist())
+
+
 def count_images(job: CompressJob, tasks: Iterable[int]) -> dict[int, int]:
     """Number of images listed for each of some tasks of a job.
 
     Raises:
         InputError: if the listing is gone, because another job has taken this one's place.
+        ValueError: if it is damaged.
     """
-    try:
-        with job.archive.open(job.file(LISTING_FILE)) as file:
-            metadata = pq.ParquetFile(file).metadata
-            return {task: metadata.row_group(task).num_rows for task in tasks}
-    except OSError as error:
-        check_owner(job)
-        raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
+    images = _read_tasks(job).column("images").to_pylist()
+    return {task: images[task] for task in tasks}
+
+
+def check_listing(job: CompressJob) -> None:
+    """Refuses a job of which files of the listing are missing or cut short.
+
+    Raises:
+        OSError: if that cannot be told.
+        ValueError: if so.
+    """
+    sizes_bytes = _read_tasks(job).column("file_bytes").to_pylist()
+    folder = ar.Folder(f"{job.archive.path}/{job.file(LISTING_FOLDER)}")
+    there = {job.file(f"{LISTING_FOLDER}/{name}"): size for name, size in folder.sizes_bytes().items()}
+    for task in range(0, job.tasks, PART_TASKS):
+        if there.get(_part_file(task, job)) != sizes_bytes[task]:
+            raise ValueError(f"{_part_file(task, job)} is not as it was written")
 
 
 def count_done(job: CompressJob, images: Mapping[int, int]) -> int:
@@ -224,8 +333,7 @@ def count_done(job: CompressJob, images: Mapping[int, int]) -> int:
         OSError: if that cannot be told.
     """
     done = {posixpath.basename(done_file(task, job)): count for task, count in images.items()}
-    folder = ar.Folder(f"{job.archive.path}/{job.file(DONE_FOLDER)}")
-    return sum(done.get(name, 0) for name in folder.sizes_bytes())
+    return sum(done.get(name, 0) for name in _done_folder(job).sizes_bytes())
 
 
 def read_listing(task: int, job: CompressJob) -> list[Item]:
@@ -236,12 +344,13 @@ def read_listing(task: int, job: CompressJob) -> list[Item]:
     """
     check_owner(job)
     try:
-        name, group = (job.file(LISTING_FILE), task) if job.watch_s is None else (batch_file(task, job), 0)
-        with job.archive.open(name) as file:
-            table = pq.ParquetFile(file).read_row_group(group, use_threads=False)
+        is_planned = job.watch_s is None
+        name, group = (_part_file(task, job), task % PART_TASKS) if is_planned else (batch_file(task, job), 0)
+        with paths.open_file(paths.join(paths.absolute(job.archive.path), name)) as file:
+            table = open_table(file).read_row_group(group, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
-    return items_of(fill(table))  # a job of an earlier version has listed fewer columns
+    return items_of(table)
 
 
 def batch_file(task: int, job: CompressJob) -> str:
@@ -269,24 +378,32 @@ def keep_result(result: TaskResult, job: CompressJob) -> None:
     ar.write(job.archive, done_file(result.task, job), result.to_json())
 
 
-def finished_tasks(job: CompressJob) -> dict[int, TaskResult]:
+def finished_tasks(job: CompressJob, at_hand: Collection[int] = ()) -> dict[int, TaskResult]:
     """Results that the job's earlier runs kept, by task; only those that are readable and whose files are there.
+
+    Args:
+        job: The job.
+        at_hand: Tasks whose results the caller has: they are left out.
 
     Raises:
         InputError: if what is there cannot be listed.
     """
+    if len(at_hand) == job.tasks:
+        return {}
+    known = {done_file(task, job) for task in at_hand}
     try:
-        sizes_bytes = job.archive.sizes_bytes()
+        kept = [job.file(f"{DONE_FOLDER}/{name}") for name in _done_folder(job).sizes_bytes()]
+        names = [name for name in kept if name not in known]
+        sizes_bytes = job.archive.sizes_bytes() if names else {}
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{job.archive.path}: cannot be read ({reason}); finish it with --resume") from error
-    finished = {}
-    for name in sizes_bytes:
-        if name.startswith(job.file(f"{DONE_FOLDER}/")):
-            result = _kept_result(name, job)
-            if result is not None and _is_there(result, sizes_bytes):
-                finished[result.task] = result
-    return finished
+    results = ar.map_in_threads(lambda name: _kept_result(name, job), names, READ_THREADS)
+    return {result.task: result for result in results if result is not None and _is_there(result, sizes_bytes)}
+
+
+def _done_folder(job: CompressJob) -> ar.Folder:
+    return ar.Folder(f"{job.archive.path}/{job.file(DONE_FOLDER)}")
 
 
 def is_finished(task: int, job: CompressJob) -> bool:
@@ -404,7 +521,8 @@ def is_committed(job: CompressJob) -> bool:
 def forget(job: CompressJob) -> None:
     """Removes what was written of a plan that did not come about, as far as that is possible."""
     with contextlib.suppress(OSError):
-        job.archive.remove(map(job.file, (MODEL_FILE, LISTING_FILE, BASE_FILE, FAILURES_FILE)))
+        parts = [_part_file(task, job) for task in range(0, job.tasks, PART_TASKS)]
+        job.archive.remove([*map(job.file, (MODEL_FILE, LISTING_FILE, BASE_FILE, FAILURES_FILE)), *parts])
 
 
 def give_up(job: CompressJob) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import secrets
@@ -20,15 +21,16 @@ from tsae.jobs.claim import holds_job, is_claim
 from tsae.jobs.job_folder import (
     BASE_FILE,
     FAILURES_FILE,
-    LISTING_FILE,
     CompressJob,
-    count_images,
+    check_listing,
     forget,
     give_up,
     is_committed,
+    is_of_this_version,
     is_owner,
     old_manifest,
     read_or_none,
+    write_listing,
 )
 from tsae.paths import ConflictError
 
@@ -192,7 +194,7 @@ def plan(
         name=name,
         token=secrets.token_hex(8),
         settings=settings,
-        replaces=tuple(task.replaces for task in tasks),
+        tasks=len(tasks),
         first_number=old.counts.shards if old is not None and is_update and watch_s is None else 0,
         is_update=is_update,
         base_sha256=ar.digest(base) if base is not None else None,
@@ -206,7 +208,7 @@ def plan(
     try:
         job = dataclasses.replace(job, known_failures=_write_known(job, known_failures))
         _keep_model(job, model)
-        ar.write(archive, job.file(LISTING_FILE), listing_to_bytes(tasks, listing))
+        write_listing(job, [functools.partial(listing.select, task.rows) for task in tasks], [t.replaces for t in tasks])
         if base is not None:
             ar.write(archive, job.file(BASE_FILE), base)
         _take_place(job, before)
@@ -278,11 +280,14 @@ def resume(source: str, archive: ar.Folder) -> CompressJob:
     text = read_or_none(archive, ar.PLAN_FILE)
     if text is None or is_claim(text):
         raise InputError(f"{archive.path}: has no job to resume; run the command without --resume")
+    if not is_of_this_version(text):
+        remedy = "finish it with that one, or start anew with --overwrite"
+        raise InputError(f"{archive.path}: its job was planned by another version of tsae; {remedy}")
     try:
         job = CompressJob.from_json(text, archive)
         if is_committed(job):
             return _take_over(job, text, source)
-        count_images(job, range(job.tasks))
+        check_listing(job)
         if ar.digest(archive.read(job.model_place)) != job.model_sha256:
             raise ValueError("its model is not the planned one")
         if job.is_update:

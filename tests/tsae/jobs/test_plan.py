@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,7 +79,7 @@ SHARDS = st.builds(
         name=NAMES,
         token=NAMES,
         settings=SETTINGS,
-        replaces=st.lists(st.none() | SIZES).map(tuple),
+        tasks=SIZES,
         first_number=SIZES,
         is_update=st.booleans(),
         model_sha256=NAMES,
@@ -122,6 +124,50 @@ def test_a_damaged_or_missing_shard_is_not_taken_for_finished(
     assert results[2].shard is not None
     (tmp_path / "archive" / str(results[2].shard.provenance)).unlink()
     assert job_folder.finished_tasks(job) == {3: results[3]}
+
+
+def test_tasks_are_listed_in_several_files(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = list_inputs(str(signs_dir)).keys
+    monkeypatch.setattr(planning, "SHARD_IMAGES", 10)
+    monkeypatch.setattr(job_folder, "PART_TASKS", 3)
+    job = plan_job(signs_dir, tmp_path / "archive")
+    assert len(list((tmp_path / "archive" / "job" / job.name / "listing").iterdir())) == -(-job.tasks // 3) > 1
+    listed = [[item.key for item in job_folder.read_listing(task, job)] for task in range(job.tasks)]
+    assert [key for task in listed for key in task] == keys
+    assert job_folder.count_images(job, [1, 3]) == {1: len(listed[1]), 3: len(listed[3])}
+    assert planning.resume(str(signs_dir), job.archive).tasks == job.tasks
+    job_folder.forget(job)
+    assert [str(path.name) for path in (tmp_path / "archive" / "job").iterdir()] == ["plan.json"]
+
+
+def test_what_tasks_replace_does_not_travel_with_the_job(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
+    """Nor is it in the plan, which is read twice a task."""
+    listing = list_inputs(str(signs_dir))
+    tasks = [planning.Task(range(row, row + 1), row + 70_000 if row % 2 else None) for row in range(len(listing.keys))]
+    (tmp_path / "archive").mkdir()
+    job = dataclasses.replace(plan_job(signs_dir, tmp_path / "archive"), is_update=True, name="0" * 16, tasks=len(tasks))
+    job_folder.write_listing(job, [functools.partial(listing.select, task.rows) for task in tasks], [t.replaces for t in tasks])
+    assert job.replaces == tuple(task.replaces for task in tasks)
+    assert dataclasses.replace(job, is_update=False).replaces == (None,) * job.tasks
+    assert len(pickle.dumps(job)) < 2000
+    assert len(job.to_json()) < 2000
+
+
+def test_notes_whose_results_are_at_hand_are_not_read(
+    plan_job: Plan, signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "SHARD_IMAGES", 10)
+    job = plan_job(signs_dir, tmp_path / "archive")
+    results = [run(task, job) for task in range(4)]
+    read: list[str] = []
+    real = Folder.read
+    monkeypatch.setattr(Folder, "read", lambda self, name, *args: (read.append(name), real(self, name, *args))[1])
+    assert job_folder.finished_tasks(job, {0, 3}) == {1: results[1], 2: results[2]}
+    assert sorted(name[-11:] for name in read) == ["000001.json", "000002.json"]
+    monkeypatch.setattr(Folder, "sizes_bytes", lambda self: pytest.fail("nothing is to be found there"))
+    assert job_folder.finished_tasks(job, range(job.tasks)) == {}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"task": 1, "shard": {}, "failures": null}', b"\xff"])
@@ -217,9 +263,9 @@ def test_a_plan_that_cannot_be_written_leaves_nothing(
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda fields: fields.pop("replaces"),
-        lambda fields: fields.update(replaces=3),
-        lambda fields: fields.update(replaces=[None] * 99),
+        lambda fields: fields.pop("tasks"),
+        lambda fields: fields.update(tasks="3"),
+        lambda fields: fields.update(tasks=99),
         lambda fields: fields.update(settings=None),
         lambda fields: fields.update(surprise=1),
         lambda fields: fields.update(model_sha256="0" * 64),
@@ -337,6 +383,8 @@ def test_a_damaged_manifest_is_no_base_to_start_from(tmp_path: Path) -> None:
 def test_the_listing_that_is_gone_ends_the_job(plan_job: Plan, signs_dir: Path, tmp_path: Path) -> None:
     job = plan_job(signs_dir, tmp_path / "archive")
     assert [item.key for item in job_folder.read_listing(0, job)] == list_inputs(str(signs_dir)).keys
-    (tmp_path / "archive" / "job" / job.name / "listing.parquet").unlink()
+    (tmp_path / "archive" / "job" / job.name / "listing" / "000000.parquet").unlink()
     with pytest.raises(InputError, match="listing cannot be read"):
         job_folder.read_listing(0, job)
+    with pytest.raises(InputError, match="its job is damaged"):
+        planning.resume(str(signs_dir), job.archive)
