@@ -40,9 +40,12 @@ def _add_if_image(finding: Finding, name: str, facts: paths.FileFacts | None) ->
 
 def remote_names(root: str, how: str, below: str = "") -> Iterator[tuple[str, paths.FileFacts | None]]:
     """Names below a remote root that the filesystem's `find` or `glob` gives, those of folders with a `/` at the end."""
+    if how == "find":
+        yield from ((name.rstrip("/"), facts) for name, facts in paths.find_remote(root) if facts is not None)
+        return
     files, base = paths.filesystem(root)
     start = base.rstrip("/") + "/"
-    for path, info in getattr(files, how)(start + below, detail=True).items():
+    for path, info in files.glob(start + below, detail=True).items():
         if path.startswith(start):
             name = path[len(start) :].rstrip("/")
             is_below = info["type"] == "directory"

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from tsae import paths
 from tsae.archive.records import MAX_LABEL_BYTES
 from tsae.errors import InputError
-from tsae.inputs.listing import BATCH, TEXTS, Batches, Finding, find_sorted, whole
+from tsae.inputs.listing import BATCH, TEXTS, Batches, Finding
+from tsae.inputs.ordering import find_sorted, whole
 
 LABELS_FILE = "labels.csv"
 GTSRB_FILE = re.compile(r"(?:^|/)GT-[^/]*\.csv$")
@@ -109,10 +110,10 @@ def _batches(rows: Iterable[tuple[str, str]]) -> list[pa.Table]:
 
 def _join(finding: Finding, table: pa.Table, tables: list[pa.Table], source: str) -> pa.Table:
     """The table with the labels that tables of key and label give."""
-    lookup, keys = sort_labels(finding, tables, source), whole(table.column("key"))
-    column = pa.chunked_array([lookup.labels_of(part) for part in _slices(keys)], TEXTS)
+    lookup = sort_labels(finding, tables, source)
+    column = pa.chunked_array([lookup.labels_of(part) for part in _slices(table.column("key"))], TEXTS)
     rest = table.drop_columns(["label"]) if "label" in table.column_names else table
-    return rest.append_column("label", column).combine_chunks()
+    return rest.append_column("label", column)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,7 +130,7 @@ class Lookup:
 
     def labels_of(self, keys: pa.Array) -> pa.Array:
         """The labels of some keys; null where there is none."""
-        found = pa.array(find_sorted(self.keys, keys))
+        found = pa.array(find_sorted(pa.chunked_array([self.keys]), keys))
         return self.labels.take(pc.if_else(pc.less(found, 0), None, found))
 
 
@@ -164,8 +165,8 @@ def shorten(finding: Finding, table: pa.Table, source: str) -> pa.Table:
     return table.filter(keep).combine_chunks()
 
 
-def _slices(keys: pa.Array) -> Iterator[pa.Array]:
-    return (keys.slice(start, BATCH) for start in range(0, len(keys), BATCH))
+def _slices(keys: pa.ChunkedArray) -> Iterator[pa.Array]:
+    return (whole(keys.slice(start, BATCH)) for start in range(0, len(keys), BATCH))
 
 
 class FolderLabels:
@@ -189,13 +190,13 @@ class FolderLabels:
 
 def _from_folders(finding: Finding, table: pa.Table) -> pa.Table:
     """The names of the folders that images lie in, if these are labels."""
-    keys, folders = whole(table.column("key")), FolderLabels()
+    keys, folders = table.column("key"), FolderLabels()
     for part in _slices(keys):
         folders.add(part)
     if not folders.are_labels:
         return table
-    names = pa.chunked_array(map(folder_names, _slices(keys)), TEXTS).unify_dictionaries().combine_chunks()
-    note = f"labels: {len(names.dictionary)} folder names; a {LABELS_FILE} with only the line path,label gives none"
+    names = pa.chunked_array(map(folder_names, _slices(keys)), TEXTS).unify_dictionaries()
+    note = f"labels: {len(names.chunk(0).dictionary)} folder names; a {LABELS_FILE} with only the line path,label gives none"
     finding.notes.append(note)
     return table.append_column("label", names)
 

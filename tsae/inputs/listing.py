@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tsae.archive.failures import Failure
 from tsae.archive.records import MAX_KEY_BYTES, key_fault
 from tsae.images import ENDINGS
+from tsae.inputs.ordering import find_sorted, in_order, take_rows
 
 TEXTS = pa.dictionary(pa.int32(), pa.string())
 """Texts that many rows share."""
@@ -30,6 +31,9 @@ COLUMNS = {
     "version": TEXTS,
 }
 """Columns of a listing, by the attributes of `Item`; all but the key may be missing."""
+
+VERSIONS = pa.large_string()
+"""Of `version` where each file has its own: a dictionary holds 2 GB at most, less than the ETags of 10^8 files."""
 
 BATCH = 2**14
 """Rows that are Python's objects at once."""
@@ -65,7 +69,7 @@ class Item:
 class Keys(Sequence[str]):
     """A column of keys, as a sequence of Python's strings that are made when they are asked for."""
 
-    def __init__(self, column: pa.Array) -> None:
+    def __init__(self, column: pa.ChunkedArray) -> None:
         self._column = column
 
     def __len__(self) -> int:
@@ -119,7 +123,7 @@ class Listing:
     @functools.cached_property
     def keys(self) -> Keys:
         """All keys."""
-        return Keys(whole(self.table.column("key")))
+        return Keys(self.table.column("key"))
 
     @property
     def rows(self) -> range:
@@ -133,7 +137,10 @@ class Listing:
 
     def select(self, rows: Rows) -> pa.Table:
         """Some rows, with all columns, dictionaries resolved."""
-        table = self.table.slice(rows.start, len(rows)) if isinstance(rows, range) else self.table.take(pa.array(rows))
+        if isinstance(rows, range):
+            table = self.table.slice(rows.start, len(rows))
+        else:
+            table = take_rows(self.table, np.asarray(rows, np.int64))
         return fill(table).cast(pa.schema({name: _plain(kind) for name, kind in COLUMNS.items()}))
 
     def items(self, rows: Rows) -> list[Item]:
@@ -142,7 +149,7 @@ class Listing:
 
     def find(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """The rows of some keys; -1 for one that is not listed."""
-        return find_sorted(whole(self.table.column("key")), pa.array(keys, COLUMNS["key"]))
+        return find_sorted(self.table.column("key"), pa.array(keys, COLUMNS["key"]))
 
 
 def items_of(table: pa.Table) -> list[Item]:
@@ -160,32 +167,6 @@ def fill(table: pa.Table) -> pa.Table:
         table.column(name) if name in table.column_names else pa.nulls(len(table), kind) for name, kind in COLUMNS.items()
     ]
     return pa.table(columns, names=list(COLUMNS))
-
-
-def whole(column: pa.ChunkedArray) -> pa.Array:
-    """A column as one array, without a copy where it is one already."""
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
-
-
-def find_sorted(column: pa.Array, values: pa.Array) -> NDArray[np.int64]:
-    """Where some texts are in a sorted column; -1 for what is not there. Looks only where they can be."""
-    if not len(values):
-        return np.empty(0, np.int64)
-    ends = pc.min_max(values).as_py()
-    first, last = _bisect(column, ends["min"]), _bisect(column, ends["max"])
-    found = pc.index_in(values, value_set=column.slice(first, last + 1 - first)).cast(pa.int64())
-    return np.asarray(pc.fill_null(pc.add(found, first), -1))
-
-
-def _bisect(column: pa.Array, value: str) -> int:
-    """The first row of a sorted column that is not before a text; Python orders texts as Arrow does their bytes."""
-    low, high = 0, len(column)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if column[middle].as_py() < value else (low, middle)
-    return low
 
 
 class Batches:
@@ -280,30 +261,20 @@ class Finding:
         columns = {"key": pa.array(self._keys, COLUMNS["key"])}
         if self._rows:  # then for each key: no source tells more of some
             for name in self._rows[0]:
-                values = pa.array([row[name] for row in self._rows], _plain(COLUMNS[name]))
-                columns[name] = values.cast(COLUMNS[name])
+                kind = VERSIONS if name == "version" else COLUMNS[name]
+                columns[name] = pa.array([row[name] for row in self._rows], _plain(kind)).cast(kind)
         self._tables.append(pa.table(columns))
         self._keys, self._rows = [], []
 
     def sorted_table(self, source: str) -> pa.Table:
         """All rows, sorted and without repetitions; what was gathered is gone then."""
         self._flush()
-        table = pa.concat_tables(self._tables, promote_options="default").unify_dictionaries()
+        tables = [pa.concat_tables(self._tables, promote_options="default").unify_dictionaries()]
         self._tables = []
-        table = table.combine_chunks()
-        if len(table) and not _ascends(table):
-            table = table.take(pc.sort_indices(whole(table.column("key")))).combine_chunks()
-            table = self._without_repetitions(table, source)
+        table, repeated = in_order(tables)
+        if repeated:
+            self.notes.append(f"{source}: names {repeated} images more than once; each is compressed once")
         return table
-
-    def _without_repetitions(self, table: pa.Table, source: str) -> pa.Table:
-        keys = whole(table.column("key"))
-        is_first = np.concatenate([[True], np.asarray(pc.not_equal(keys[1:], keys[:-1]))])
-        repeated = len(table) - int(is_first.sum())
-        if not repeated:
-            return table
-        self.notes.append(f"{source}: names {repeated} images more than once; each is compressed once")
-        return table.filter(pa.array(is_first)).combine_chunks()
 
 
 def _in_container(table: pa.Table, container: str, version: str) -> pa.Table:
@@ -321,11 +292,6 @@ def _in_container(table: pa.Table, container: str, version: str) -> pa.Table:
 def may_have_fault(keys: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
     """Where `key_fault` has to be asked: it takes a hundred times as long."""
     return pc.or_(pc.match_substring_regex(keys, CAREFUL), pc.greater(pc.binary_length(keys), MAX_KEY_BYTES))
-
-
-def _ascends(table: pa.Table) -> bool:
-    keys = whole(table.column("key"))
-    return bool(pc.all(pc.less(keys[:-1], keys[1:])).as_py())
 
 
 def has_image_ending(name: str) -> bool:

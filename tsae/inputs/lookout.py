@@ -20,7 +20,8 @@ from tsae.inputs.containers import is_container
 from tsae.inputs.files import WILDCARDS, add_unreadable, remote_names, split_glob
 from tsae.inputs.known import NOWHERE, Facts, Known
 from tsae.inputs.labels import LABELS_FILE, FolderLabels, add_labels, folder_names, is_label_file
-from tsae.inputs.listing import Finding, Listing, has_image_ending, whole
+from tsae.inputs.listing import Finding, Listing, has_image_ending
+from tsae.inputs.ordering import whole
 from tsae.inputs.resting import Resting
 from tsae.inputs.trees import Tree, facts_of
 

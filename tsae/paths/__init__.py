@@ -13,6 +13,7 @@ from tsae.paths.facts import FileFacts as FileFacts
 from tsae.paths.facts import as_os_error as as_os_error
 from tsae.paths.folder import Folder as Folder
 from tsae.paths.folder import filesystem as filesystem
+from tsae.paths.folder import find_remote as find_remote
 from tsae.paths.folder import kind as kind
 from tsae.paths.folder import read_file as read_file
 from tsae.paths.folder import read_file_with_facts as read_file_with_facts

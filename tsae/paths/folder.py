@@ -44,6 +44,7 @@ from tsae.paths.store import (
     replace_s3,
     upload,
 )
+from tsae.paths.tree import find_files
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -127,6 +128,15 @@ def stat_file(path: str) -> FileFacts:
             return local_facts(os.stat(plain(path)))
         files, name = filesystem(path)
         return remote_facts(files.info(name))
+
+
+def find_remote(folder: str) -> Iterator[tuple[str, FileFacts | None]]:
+    """All files below a remote folder, as `find_files` gives them.
+
+    Args:
+        folder: URL.
+    """
+    yield from find_files(*filesystem(folder))
 
 
 def kind(path: str) -> Literal["file", "folder"] | None:
@@ -377,9 +387,8 @@ class Folder:
             if isinstance(files, LocalFileSystem):
                 return local_sizes(base)
             files.invalidate_cache()
-            start = base.rstrip("/") + "/"
-            found = files.find(base, detail=True).items()
-            return {name[len(start) :]: facts["size"] for name, facts in found if name.startswith(start)}
+            sizes = {name: facts.size_bytes for name, facts in find_files(files, base) if facts is not None}
+            return dict(sorted(sizes.items()))
         return {}
 
     def remove(self, names: Iterable[str]) -> None:

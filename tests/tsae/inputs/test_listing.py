@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tsae.archive.records import key_fault
 from tsae.errors import InputError
-from tsae.inputs import Listing, list_inputs, listing, lists
-from tsae.inputs.listing import Finding, find_sorted, may_have_fault
+from tsae.inputs import Listing, list_inputs, listing, lists, ordering
+from tsae.inputs.listing import Finding, may_have_fault
+from tsae.inputs.ordering import find_sorted, in_order, take_rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 PARTS = st.sampled_from(["a", "b.png", "..", ".", "", "C:", "é", "x\0", "a..", ".a", "\n", "https:", "A" * 5000])
@@ -23,9 +24,50 @@ KEYS = st.lists(PARTS, min_size=1, max_size=4).map("/".join) | TEXT
 def test_rows_are_found(texts: list[str], wanted: list[str]) -> None:
     texts.sort()
     expected = [texts.index(text) if text in texts else -1 for text in wanted]
-    column = pa.array(texts, pa.large_string())
+    column = pa.chunked_array([pa.array(texts[:3], pa.large_string()), pa.array(texts[3:], pa.large_string())])
     assert find_sorted(column, pa.array(wanted, pa.large_string())).tolist() == expected
     assert Listing.of("/", texts).find(wanted).tolist() == expected
+
+
+@given(st.lists(TEXT), st.integers(1, 9), st.integers(1, 3))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_tables_are_sorted_by_runs(texts: list[str], run_rows: int, samples: int) -> None:
+    """Of the rows of one key, the first stays; no chunk is larger than its part."""
+    numbers = range(len(texts))
+    tables = [
+        pa.table({"key": pa.array(texts[i : i + 4], pa.large_string()), "number": pa.array(numbers[i : i + 4], pa.int64())})
+        for i in range(0, max(1, len(texts)), 4)
+    ]
+    first = dict(zip(reversed(texts), reversed(numbers), strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ordering, "RUN_ROWS", run_rows)
+        patch.setattr(ordering, "SAMPLES", samples)
+        table, repeated = in_order(tables)
+        assert tables == []
+        assert table.to_pylist() == [{"key": text, "number": first[text]} for text in sorted(first)]
+        assert repeated == len(texts) - len(first)
+        rows = np.random.default_rng(len(texts)).permutation(len(table))[:5]
+        assert take_rows(table, rows).equals(table.take(pa.array(rows, pa.int64())))
+        assert take_rows(table, np.sort(rows)).equals(table.take(pa.array(np.sort(rows), pa.int64())))
+
+
+def test_few_keys_are_found_among_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one then, as in an update of an archive that many updates have made."""
+    keys = pa.chunked_array([pa.array([f"{number:06d}" for number in range(0, 4000, 2)], pa.large_string())])
+    wanted = pa.array(["000000", "000001", "003998", "003999", "1", "0", "002000"], pa.large_string())
+    expected = find_sorted(keys, wanted).tolist()
+    monkeypatch.setattr(ordering, "FEW", 1)
+    assert find_sorted(keys, wanted).tolist() == expected == [0, -1, 1999, -1, -1, -1, 1000]
+
+
+def test_versions_of_files_are_no_dictionary() -> None:
+    """Which could not hold those of 10^8 files."""
+    finding = Finding("s3://x")
+    finding.add("b", size_bytes=1, version="v")
+    finding.add("a", size_bytes=2, version="w")
+    table = finding.sorted_table("x")
+    assert table.schema.field("version").type == pa.large_string()
+    assert [item.version for item in Listing("s3://x", table).items(range(2))] == ["w", "v"]
 
 
 @given(KEYS)
