@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from botocore.utils import parse_timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,6 +77,13 @@ def test_a_name_between_two(first: str, last: str | None, between: bool) -> None
     assert (found is not None) == between
     if found is not None:
         assert first < found < (last or "\x7f")
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-11-28T12:34:56.789Z", "2026-11-28T12:34:56Z", "Sat, 28 Nov 2026 12:34:56 GMT", "1764333296", 1764333296.5]
+)
+def test_times_are_those_that_botocore_reads(text: str | float) -> None:
+    assert tree._parse_time(text) == parse_timestamp(text)
 
 
 def test_names_of_any_kind_on_a_server(s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

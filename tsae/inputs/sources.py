@@ -53,8 +53,7 @@ def _finish(finding: Finding, source: str, may_be_empty: bool) -> Listing:
 
 
 def _find(source: str, root: str | None) -> Finding:
-    files, path = paths.filesystem(source)
-    is_file, is_folder = files.isfile(path), files.isdir(path)
+    is_file, is_folder = _kind(source)
     is_single = is_file and _is_single_container(paths.absolute(source))
     if root is not None and (is_single or (not is_file and (is_folder or WILDCARDS & set(source)))):
         raise InputError(f"--root {root}: is for lists; {source} is none, its keys follow from it")
@@ -67,6 +66,15 @@ def _find(source: str, root: str | None) -> Finding:
     if WILDCARDS & set(source):
         return _add_containers(*find_by_glob(source))
     raise InputError(f"{source}: not there; name a folder, a tar or Parquet file, a glob or a list of images")
+
+
+def _kind(source: str) -> tuple[bool, bool]:
+    """Whether it is a file, and whether it is a folder."""
+    if paths.is_url(source):  # whose filesystem would list all of a folder to tell
+        found = paths.kind(source)
+        return found == "file", found == "folder"
+    files, path = paths.filesystem(source)
+    return files.isfile(path), files.isdir(path)
 
 
 def _is_single_container(source: str) -> bool:

@@ -7,15 +7,20 @@ one) are those recorded when it was compressed, or else if its bytes still have 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsae import archive as ar
+from tsae import paths
 from tsae.errors import FormatError, ImageError, InputError
 from tsae.inputs import Item, Listing, Read, State, is_same, map_inputs, map_states
 from tsae.jobs.plan import Task, cut
+
+READ_THREADS = 8
+"""Shards of a remote archive that are looked into at once: each takes several requests, one after the other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +86,14 @@ def find_changes(listing: Listing, files: ar.ArchiveFiles, retry_failed: bool) -
     is_listed, is_waiting = np.zeros((2, len(listing.keys)), bool)
     is_waiting[listing.find(sorted(waiting))] = True
     replacing, missing = [], 0
-    for shard in range(files.shards):
-        labels = _read_labels(files, shard)
+    workers = READ_THREADS if paths.is_url(files.folder.path) else 1
+    known = ar.map_in_threads(functools.partial(_read_known, files), range(files.shards), workers)
+    for shard, (labels, origins) in enumerate(known):
         found = listing.find(list(labels))
         rows = np.sort(found[found >= 0])
         missing += len(found) - len(rows)
         is_listed[rows] = True
-        changed = _changed_rows(files, shard, labels, rows[~is_waiting[rows]], listing, again)
+        changed = _changed_rows(files, shard, labels, origins, rows[~is_waiting[rows]], listing, again)
         if len(changed):
             replacing.append(Task(changed, shard))
     new = np.flatnonzero(~is_listed & ~is_waiting)
@@ -112,7 +118,7 @@ def find_additions(part: Listing, shards: Sequence[int | None], files: ar.Archiv
     replacing = []
     for shard in sorted({shard for shard in shards if shard is not None}):
         rows = np.array([row for row, found in enumerate(shards) if found == shard])
-        changed = _changed_rows(files, shard, _read_labels(files, shard), rows, part, failed.keys())
+        changed = _changed_rows(files, shard, *_read_known(files, shard), rows, part, failed.keys())
         if len(changed):
             replacing.append(Task(changed, shard))
     new = np.array([row for row, shard in enumerate(shards) if shard is None], np.int64)
@@ -123,21 +129,23 @@ def find_additions(part: Listing, shards: Sequence[int | None], files: ar.Archiv
     return Changes([*cut(new), *replacing], len(new), images, 0, failures, is_needed)
 
 
-def _read_labels(files: ar.ArchiveFiles, shard: int) -> dict[str, str | None]:
-    """Key to label, of all records of a shard."""
-    return {row["key"]: row["label"] for row in files.shard(shard).columns(["key", "label"])}
+def _read_known(files: ar.ArchiveFiles, shard: int) -> tuple[dict[str, str | None], dict[str, ar.Origin]]:
+    """Of all records of a shard, by key: labels, and what they were made from."""
+    labels = {row["key"]: row["label"] for row in files.shard(shard).columns(["key", "label"])}
+    return labels, files.origins(shard)
 
 
 def _changed_rows(
     files: ar.ArchiveFiles,
     shard: int,
     labels: Mapping[str, str | None],
+    origins: Mapping[str, ar.Origin],
     rows: NDArray[np.int64],
     listing: Listing,
     again: Set[str],
 ) -> NDArray[np.int64]:
-    """Those of some rows whose records, in a shard with these labels, are to be replaced."""
-    changed = rows[_are_changed(listing.items(rows), again, labels, files.origins(shard), listing.root)]
+    """Those of some rows whose records, in a shard with these labels and origins, are to be replaced."""
+    changed = rows[_are_changed(listing.items(rows), again, labels, origins, listing.root)]
     if len(changed) and (added := files.shard(shard).added_columns()):
         raise FormatError(f"{files.entry(shard).file}: a newer tsae has written columns {added} there; update tsae")
     return changed

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import functools
+import re
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
@@ -21,6 +24,9 @@ FIRST, LAST = 0x20, 0x7E
 
 DIGITS = 6
 """How many characters of two names are looked at, from the first on in which they differ."""
+
+
+ISO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?Z")
 
 
 class _Range(NamedTuple):
@@ -49,8 +55,26 @@ def find_files(files: Any, base: str) -> Iterator[tuple[str, FileFacts | None]]:
             yield path[len(start) :], None if info["type"] == "directory" else remote_facts(info)
 
 
+def _parse_quickly(files: Any) -> None:
+    """Lets botocore read times as they nearly all are: its own parser takes three quarters of what reading a page costs."""
+    with contextlib.suppress(AttributeError, ValueError):
+        files.s3  # noqa: B018 - connects
+        factory = files.session.get_component("response_parser_factory")
+        factory.set_parser_defaults(timestamp_parser=_parse_time)
+
+
+def _parse_time(value: Any) -> datetime.datetime:
+    if isinstance(value, str) and ISO_TIME.fullmatch(value):
+        return datetime.datetime.fromisoformat(value[:-1] + "+00:00")
+    from botocore.utils import parse_timestamp
+
+    parsed: datetime.datetime = parse_timestamp(value)
+    return parsed
+
+
 def _find_s3(files: Any, base: str) -> Iterator[tuple[str, FileFacts]]:
     """By ranges of names; where a request could be under way and is not, the range of the last one is halved."""
+    _parse_quickly(files)
     bucket, prefix, _ = files.split_path(base)
     prefix = prefix.rstrip("/") + "/" if prefix else ""
     read = functools.partial(_read_page, files, bucket, prefix)
