@@ -9,7 +9,8 @@ the wall clock; `peak_mb` is the most resident memory of the process while a sta
 *containers*: a list of paths in their order, one in none, and Parquet files of a million images each are listed, sorted, cut
 into tasks and planned; then one task's images are read from the plan. *commit*: the results of all tasks become lists and a
 manifest. *resume*: such a job is taken up whose tasks are all done. *s3list*: a folder of a made-up S3 is listed, whose pages
-take 0.1 s. *update*: an input is compared with its archive, whose shards are all there; not for more than 10^6 images.
+take 0.1 s. *found*: the memory that this takes. *update*: an input is compared with its archive, whose shards are all there;
+not for more than 10^6 images.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ from rd.run_facts import run_facts
 from scale import store, synthetic
 
 from tsae import archive as ar
+from tsae import paths
 from tsae.inputs import Listing, list_inputs
+from tsae.inputs.files import find_in_folder
 from tsae.inputs.listing import TEXTS
 from tsae.jobs import job_folder, plan
 from tsae.jobs.update import find_changes
-from tsae.paths import Folder
+from tsae.paths import FileFacts, Folder
 
 PACKAGES = ("fsspec", "numpy", "pyarrow")
 CONTAINER_ROWS = 1_000_000
@@ -247,6 +250,25 @@ def run_s3list(folder: Path, count: int, stages: Stages) -> None:
     assert len(listing.keys) == count
 
 
+def prepare_found(folder: Path, count: int) -> Row:
+    """Nothing."""
+    return {}
+
+
+def run_found(folder: Path, count: int, stages: Stages) -> None:
+    """The same without a store: what it would tell of each file, in no order."""
+
+    def find_remote(root: str) -> Iterator[tuple[str, FileFacts]]:
+        for numbers in synthetic.number_batches(count, shuffled=True):
+            for number in numbers.tolist():
+                yield synthetic.key(number), FileFacts(2000 + number % 5000, f'"{number:032x}"')
+
+    paths.find_remote = find_remote
+    with stages.stage("list"):
+        table = find_in_folder("s3://bucket/images").sorted_table("s3://bucket/images")
+    assert len(table) == count
+
+
 def prepare_update(folder: Path, count: int) -> Row:
     """An archive whose shards are all there."""
     archive = Folder(str(folder))
@@ -282,6 +304,7 @@ PARTS: dict[str, tuple[Callable[[Path, int], Row], Callable[[Path, int, Stages],
     "commit": (prepare_commit, run_commit),
     "resume": (prepare_resume, run_resume),
     "s3list": (prepare_s3list, run_s3list),
+    "found": (prepare_found, run_found),
     "update": (prepare_update, run_update),
 }
 

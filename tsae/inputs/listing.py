@@ -38,6 +38,9 @@ VERSIONS = pa.large_string()
 BATCH = 2**14
 """Rows that are Python's objects at once."""
 
+JOINED_TABLES = 16
+"""So many of `BATCH` rows are copied into one."""
+
 CAREFUL = r"(?:^|/)\.{0,2}(?:/|$)|\x00|^[A-Za-z]:"
 """What a key with a fault that is not its length matches; some others match too."""
 
@@ -213,6 +216,7 @@ class Finding:
         self.notes: list[str] = []
         self.label_files: list[str] = []
         self._tables: list[pa.Table] = []
+        self._loose = 0
         self._rows: list[Mapping[str, Any]] = []
         self._keys: list[str] = []
 
@@ -255,7 +259,26 @@ class Finding:
                 self.fail(key, "InputError", fault)
         if pc.any(suspects).as_py():
             table = table.filter(pa.array([key_fault(key) is None for key in table.column("key").to_pylist()]))
+        self._append(table)
+
+    def _append(self, table: pa.Table) -> None:
+        """Adds a table; of small ones some are joined now and then, as each keeps more memory than it needs."""
         self._tables.append(table)
+        self._loose += 1
+        if self._loose == JOINED_TABLES:
+            loose = self._tables[-self._loose :]
+            if all(other.schema == table.schema for other in loose) and TEXTS not in table.schema.types:
+                self._tables[-self._loose :] = [pa.concat_tables(loose).combine_chunks()]
+            self._loose = 0
+
+    def join(self, other: Finding) -> None:
+        """Adds what was found elsewhere below the same root."""
+        other._flush()
+        self._tables += [table for table in other._tables if len(table)]
+        self._loose = 0
+        self.failures += other.failures
+        self.skipped += other.skipped
+        self.notes += other.notes
 
     def _flush(self) -> None:
         columns = {"key": pa.array(self._keys, COLUMNS["key"])}
@@ -263,14 +286,14 @@ class Finding:
             for name in self._rows[0]:
                 kind = VERSIONS if name == "version" else COLUMNS[name]
                 columns[name] = pa.array([row[name] for row in self._rows], _plain(kind)).cast(kind)
-        self._tables.append(pa.table(columns))
+        self._append(pa.table(columns))
         self._keys, self._rows = [], []
 
     def sorted_table(self, source: str) -> pa.Table:
         """All rows, sorted and without repetitions; what was gathered is gone then."""
         self._flush()
         tables = [pa.concat_tables(self._tables, promote_options="default").unify_dictionaries()]
-        self._tables = []
+        self._tables, self._loose = [], 0
         table, repeated = in_order(tables)
         if repeated:
             self.notes.append(f"{source}: names {repeated} images more than once; each is compressed once")

@@ -49,6 +49,7 @@ def in_order(parts: list[pa.Table]) -> tuple[pa.Table, int]:
     del table
     found = list(runs) if is_sorted else list(_merged(_split(runs, splitters)))
     result = pa.concat_tables(found)
+    pa.default_memory_pool().release_unused()
     return result, rows - len(result)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import pyarrow as pa
 
 from tsae import paths
 from tsae.archive.records import key_fault
+from tsae.archive.verify import map_in_threads
 from tsae.errors import InputError
 from tsae.images import ENDINGS
 from tsae.inputs.containers import COMPRESSED, container_path, is_tar, refuse_compressed
@@ -15,6 +18,9 @@ from tsae.inputs.listing import Finding, Listing
 from tsae.inputs.lists import find_in_list
 from tsae.inputs.tables import find_in_table, has_images, open_table
 from tsae.inputs.tars import find_in_tar
+
+REMOTE_CONTAINERS = 16
+"""Containers of a remote store whose members are listed at once: each takes some requests, one after the other."""
 
 
 def list_inputs(source: str, root: str | None = None, may_be_empty: bool = False) -> Listing:
@@ -93,17 +99,24 @@ def _is_single_container(source: str) -> bool:
 
 def _add_containers(finding: Finding, containers: list[str]) -> Finding:
     """Adds the members of containers, which are named relative to the root, each once."""
-    for container in sorted(set(containers)):
-        path = container_path(finding.root, container)
-        refuse_compressed(path)
-        if container and (fault := key_fault(container)):
-            finding.fail(container, "InputError", fault)
-            continue
-        try:
-            (find_in_tar if is_tar(path) else find_in_table)(finding, path, container)
-        except OSError as error:
-            if not container:
-                raise
-            reason = error.strerror or str(error)
-            finding.fail(container, type(error).__name__, f"cannot be read: {reason}; check the file and its permissions")
+    names, find = sorted(set(containers)), functools.partial(_find_container, finding.root)
+    for found in map_in_threads(find, names, REMOTE_CONTAINERS) if paths.is_url(finding.root) else map(find, names):
+        finding.join(found)
+    return finding
+
+
+def _find_container(root: str, container: str) -> Finding:
+    """The members of one container."""
+    finding, path = Finding(root), container_path(root, container)
+    refuse_compressed(path)
+    if container and (fault := key_fault(container)):
+        finding.fail(container, "InputError", fault)
+        return finding
+    try:
+        (find_in_tar if is_tar(path) else find_in_table)(finding, path, container)
+    except OSError as error:
+        if not container:
+            raise
+        reason = error.strerror or str(error)
+        finding.fail(container, type(error).__name__, f"cannot be read: {reason}; check the file and its permissions")
     return finding

@@ -51,7 +51,8 @@ def filesystem(path: str) -> tuple[Any, str]:
     """The fsspec filesystem of `path`, and the path as that filesystem writes it.
 
     A remote one keeps no listings, which would hide what others write. One for S3 gives up reading from a silent store
-    after 5 minutes at most, where s3fs by itself takes half an hour, and on one that refuses connections within seconds.
+    after 5 minutes at most, where s3fs by itself takes half an hour, and on one that refuses connections within seconds. Nor
+    does it ask for the size of each file before it reads it, to read large ones in parts at once.
 
     Raises:
         InputError: if the URL's scheme is unknown or its driver is not installed.
@@ -63,7 +64,7 @@ def filesystem(path: str) -> tuple[Any, str]:
     except (ValueError, ImportError) as error:
         raise InputError(f"{path}: cannot be reached ({error}); check the scheme, install its fsspec driver") from error
     if is_s3(files):
-        files.retries = S3_RETRIES
+        files.retries, files.max_concurrency = S3_RETRIES, 1
     return files, str(name)
 
 

@@ -245,3 +245,23 @@ def test_large_cells_come_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
     assert tables._rows_at_once(metadata, 0) == 1
     listing = list_inputs(str(tmp_path / "x.parquet"))
     assert read_all(listing) == {f"{i}.png": bytes([i]) * 600 for i in range(5)}
+
+
+def test_remote_containers_are_listed_side_by_side_as_local_ones_in_turn(tmp_path: Path) -> None:
+    for number in range(40):
+        names: list[str | None] = [f"{number}/{row}.png" for row in range(3)]
+        write(tmp_path / "in" / f"{number}.parquet", names, pa.array(["x", f"label {number}", None]))
+    (tmp_path / "in" / "7.parquet").unlink()
+    write(tmp_path / "in" / "7.parquet", ["same.png", "same.png"])
+    local = list_inputs(f"{tmp_path}/in/*.parquet")
+    fsspec.filesystem("memory").put(f"{tmp_path}/in", "/side by side", recursive=True)
+    remote = list_inputs("memory://side by side/*.parquet")
+    columns = ["key", "label", "container", "position"]
+    rows = [listing.select(listing.rows).select(columns).to_pylist() for listing in (local, remote)]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 39 * 3 + 2
+    assert [len(listing.notes) for listing in (local, remote)] == [1, 1]
+    (tmp_path / "in" / "9.parquet").write_bytes(b"no table")
+    fsspec.filesystem("memory").put(f"{tmp_path}/in/9.parquet", "/side by side/9.parquet")
+    with pytest.raises(InputError, match="9.parquet: no intact Parquet file"):
+        list_inputs("memory://side by side/*.parquet")
