@@ -87,6 +87,41 @@ def checks(out: Path, costs: Costs) -> list[Row]:
     return rows
 
 
+def part_checks(rows: Sequence[Row], costs: Costs) -> list[Row]:
+    """Listing at sizes below the one that the unit costs are of: predicted and measured."""
+    found = []
+    for source in ("list", "containers"):
+        own = sorted((row for row in rows if row["part"] == source), key=lambda row: int(row["images"]))
+        for row in own[:-1]:
+            images = row["images"]
+            found.append(
+                {
+                    "source": source,
+                    "images": images,
+                    "predicted_s": round(images * (costs.list_s[source] + costs.plan_s), 2),
+                    "measured_s": round(row["list"]["s"] + row["plan"]["s"], 2),
+                    "predicted_mb": round((model.BASE_BYTES + images * costs.key_bytes[source]) / 1e6),
+                    "measured_mb": max(row["list"]["peak_mb"], row["plan"]["peak_mb"]),
+                }
+            )
+    return found
+
+
+def update_table(costs: Costs, store: Store) -> str:
+    """An update that finds nothing changed."""
+    lines = [
+        [_size(images), *(_hours(model.update_s(images, source, costs, store)) for source in model.SOURCES)] for images in SIZES
+    ]
+    return table(["images", *model.SOURCES], lines)
+
+
+def part_table(rows: Iterable[Row]) -> str:
+    """Predicted and measured."""
+    head = ["source", "images", "predicted, s", "measured, s", "predicted, MB", "measured, MB"]
+    names = ("predicted_s", "measured_s", "predicted_mb", "measured_mb")
+    return table(head, [[row["source"], f"{row['images']:,}", *(f"{row[name]:,}" for name in names)] for row in rows])
+
+
 def predictions(costs: Costs, store: Store, prices: Prices) -> list[Row]:
     """Every size, number of workers and source."""
     rows = []
@@ -227,9 +262,11 @@ def markdown(facts: Row, result: Row) -> str:
     """The whole report."""
     parts = ["# A model of scale", f"{facts['date']}, commit {facts['commit']}; {facts['machine']}, Python {facts['python']}."]
     parts += [f"```\n{facts['command']}\n```", f"Assumed: {result['prices']}, {result['store']}."]
-    parts += ["## Checked", check_table(result["checks"])]
+    parts += ["## Checked", "Whole jobs:", check_table(result["checks"])]
+    parts += ["Listing and planning, unit costs of 10^8:", part_table(result["part_checks"])]
     for source in model.SOURCES:
         parts += [f"## From {source}", time_table(result["rows"], source)]
+    parts += ["## An update that finds nothing changed", "One process, whatever the workers.", result["updates"]]
     parts += ["## What gives way first", "By 100 workers.", break_table(result["breaks_before"], result["breaks"])]
     return "\n\n".join(parts) + "\n"
 
@@ -252,6 +289,8 @@ def main() -> None:
         "prices": str(prices),
         "store": str(store),
         "checks": checks(args.out, now),
+        "part_checks": part_checks(json.loads((args.out / "scale_parts.json").read_text())["rows"], now),
+        "updates": update_table(now, store),
         "breaks_before": breaks(before, store),
         "breaks": breaks(now, store),
         "rows": predictions(now, store, prices),

@@ -12,6 +12,9 @@ PAGE_NAMES = 1000
 CONTAINER_IMAGES = 100_000
 """Images of a Parquet file of an input, where nothing else is said."""
 
+BASE_BYTES = 110e6
+"""Of a process that has imported all, and listed nothing."""
+
 SOURCES = ("list", "containers", "files")
 """A list of paths on a disk; Parquet files in a store; a folder of files in a store."""
 
@@ -184,6 +187,12 @@ def wall_s(images: int, workers: int, source: str, costs: Costs, store: Store | 
     return sum(stage.seconds for stage in stages(images, workers, source, costs, store))
 
 
+def update_s(images: int, source: str, costs: Costs, store: Store | None) -> float:
+    """Seconds until it is known that nothing has changed; one process does that, with eight shards of a store under way."""
+    compared_s = images * costs.update_s + _waits_s(3 * pieces(images)["shard"], 8, store)
+    return costs.start_s + _listing_s(images, source, costs, store) + compared_s
+
+
 def _waits_s(requests: float, at_once: int, store: Store | None) -> float:
     return 0.0 if store is None else math.ceil(requests / at_once) * store.latency_s
 
@@ -224,7 +233,7 @@ def _cleanup_s(count: Mapping[str, int], costs: Costs, store: Store | None) -> f
 
 def parent_bytes(images: int, source: str, costs: Costs) -> float:
     """Memory of the process that lists, plans and commits."""
-    return 100e6 + images * costs.key_bytes[source] + pieces(images)["shard"] * costs.result_bytes
+    return BASE_BYTES + images * costs.key_bytes[source] + pieces(images)["shard"] * costs.result_bytes
 
 
 def sizes_bytes(images: int, costs: Costs) -> dict[str, float]:
@@ -288,7 +297,7 @@ def measured_costs(
         pages_at_once=1 if is_before else 16,
         reads_at_once=16,
         containers_at_once=1 if is_before else 16,
-        task_plan_bytes=(20_000, 710.0 + 3 * 8) if is_before else (65_000, 0.0),
+        task_plan_bytes=(20_000, 686.0 + 3 * 8) if is_before else (200_000, 0.0),
         task_plan_s=(0.004, 0.1 / groups) if is_before else (0.005, 0.0),
         commit_s=commit_s,
         entry_bytes=opened["list_bytes"] / opened["shards"],
@@ -306,10 +315,17 @@ def opened_shards(row: Mapping[str, Any]) -> int:
 
 
 def encoding(scaling: Sequence[Mapping[str, Any]], workers: int = 2) -> tuple[float, float]:
-    """Seconds of a core for an image, and of a job for its start and end: from 100,000 images alone, and 10,000."""
+    """Seconds of a core for an image, and of a job for its start and end: what 10,000 and 100,000 images took tells both."""
     walls = {row["images"]: row["wall_s"] for row in scaling if row["direction"] == "compress"}
-    image_s = (walls[100_000] - walls[10_000]) / 90_000
-    return image_s * workers, walls[10_000] - image_s * 10_000
+    few, many = (_images_of_a_worker(images, workers) for images in (10_000, 100_000))
+    image_s = (walls[100_000] - walls[10_000]) / (many - few)
+    return image_s, walls[10_000] - image_s * few
+
+
+def _images_of_a_worker(images: int, workers: int) -> float:
+    """Of the one that has most, as tasks are not divided: of 3 tasks, one of two workers has 2."""
+    tasks = pieces(images)["shard"]
+    return math.ceil(tasks / workers) * images / tasks
 
 
 def _slope(rows: Sequence[Mapping[str, Any]], part: str, stage: str) -> float:

@@ -98,8 +98,15 @@ def test_what_gives_way_first() -> None:
     assert first.share == pytest.approx(34e8 / 2**31)
 
 
+def test_an_update_compares_in_one_process() -> None:
+    assert model.update_s(10**6, "list", COSTS, None) == pytest.approx(2 + 1 + 10)
+    store = Store(latency_s=0.04)
+    assert model.update_s(10**6, "list", COSTS, store) == pytest.approx(13 + 3 * 248 / 8 * 0.04)
+
+
 def test_encoding_follows_from_two_runs() -> None:
-    rows = [{"direction": "compress", "images": n, "wall_s": 2 + n * 2e-4} for n in (10_000, 100_000)]
+    shares = {10_000: 2 / 3, 100_000: 1 / 2}  # three tasks, of which one of two workers has two; and 32
+    rows = [{"direction": "compress", "images": n, "wall_s": 2 + n * share * 4e-4} for n, share in shares.items()]
     assert model.encoding(rows) == pytest.approx((4e-4, 2.0))
 
 

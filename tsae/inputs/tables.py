@@ -33,13 +33,18 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def open_table(file: paths.OpenFile) -> pq.ParquetFile:
+def open_table(file: paths.OpenFile, block_bytes: int | None = None) -> pq.ParquetFile:
     """Opens a Parquet file, of which no more is read than is asked for.
+
+    Args:
+        file: The file.
+        block_bytes: What is read at once; None is by where it is.
 
     Raises:
         ArrowException, OSError: if it is none.
     """
-    block_bytes = REMOTE_BLOCK_BYTES if paths.is_url(file.path) else LOCAL_BLOCK_BYTES
+    if block_bytes is None:
+        block_bytes = REMOTE_BLOCK_BYTES if paths.is_url(file.path) else LOCAL_BLOCK_BYTES
     return pq.ParquetFile(pa.PythonFile(file.as_stream(block_bytes), mode="r"), buffer_size=block_bytes)
 
 

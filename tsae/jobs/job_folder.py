@@ -51,6 +51,9 @@ PLAN_VERSION = 2
 PART_TASKS = 64
 """Tasks of a file of the listing: a worker parses what the file says of all of them to read the images of one."""
 
+LISTING_BLOCK_BYTES = 2**17
+"""Of such a file, so much is read at once: its end, and then what it lists of a task."""
+
 TASK_SCHEMA = pa.schema(
     [
         pa.field("images", pa.uint32(), nullable=False),
@@ -60,8 +63,8 @@ TASK_SCHEMA = pa.schema(
 )
 """Of `LISTING_FILE`: a row a task, with the size of the file that lists its images."""
 
-READ_THREADS = 16
-"""Small files that are read at once: on a remote store, each takes a tenth of a second."""
+SMALL_FILES = 16
+"""So many of a job are read or written at once in a remote store, where each takes a tenth of a second."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,8 +251,7 @@ def write_listing(job: CompressJob, tables: Sequence[Callable[[], pa.Table]], re
         InputError: if it cannot be written.
     """
     parts = [(start, tables[start : start + PART_TASKS]) for start in range(0, len(tables), PART_TASKS)]
-    workers = READ_THREADS if paths.is_url(job.archive.path) else 1
-    rows = [row for part in ar.map_in_threads(lambda part: _write_part(job, *part), parts, workers) for row in part]
+    rows = [row for part in ar.map_in_threads(lambda part: _write_part(job, *part), parts, _at_once(job)) for row in part]
     columns = [[images for images, _ in rows], list(replaces), [size for _, size in rows]]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns, schema=TASK_SCHEMA), sink, compression="zstd")
@@ -347,7 +349,7 @@ def read_listing(task: int, job: CompressJob) -> list[Item]:
         is_planned = job.watch_s is None
         name, group = (_part_file(task, job), task % PART_TASKS) if is_planned else (batch_file(task, job), 0)
         with paths.open_file(paths.join(paths.absolute(job.archive.path), name)) as file:
-            table = open_table(file).read_row_group(group, use_threads=False)
+            table = open_table(file, LISTING_BLOCK_BYTES).read_row_group(group, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{job.archive.path}: the job's listing cannot be read ({error}); finish it with --resume") from error
     return items_of(table)
@@ -398,8 +400,13 @@ def finished_tasks(job: CompressJob, at_hand: Collection[int] = ()) -> dict[int,
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{job.archive.path}: cannot be read ({reason}); finish it with --resume") from error
-    results = ar.map_in_threads(lambda name: _kept_result(name, job), names, READ_THREADS)
+    results = ar.map_in_threads(lambda name: _kept_result(name, job), names, _at_once(job))
     return {result.task: result for result in results if result is not None and _is_there(result, sizes_bytes)}
+
+
+def _at_once(job: CompressJob) -> int:
+    """How many small files of a job are read or written at once."""
+    return SMALL_FILES if paths.is_url(job.archive.path) else 1
 
 
 def _done_folder(job: CompressJob) -> ar.Folder:
