@@ -125,6 +125,7 @@ class Shards:
         self._sha256 = ar.digest(self.model)
         self._rng = np.random.default_rng(count)
         self._templates = [self.real(number)[0] for number in range(min(TEMPLATES, len(self.ranges)))]
+        self._ends = [_ends(entry.footer, numbers) for entry, numbers in zip(self._templates, self.ranges, strict=False)]
 
     def real(self, number: int) -> tuple[ar.ShardEntry, ar.Records]:
         """A shard that is written."""
@@ -148,15 +149,15 @@ class Shards:
             first_key=key(numbers[0]),
             last_key=key(numbers[-1]),
             provenance=provenance,
-            footer=self._footer(template.footer, self.ranges[place], numbers),
+            footer=self._footer(place, numbers),
             crc32s=self._rng.bytes(len(template.crc32s)),
         )
 
-    @staticmethod
-    def _footer(footer: bytes, old: range, new: range) -> bytes:
-        """A footer with other keys; all keys have one length, so no other byte changes."""
-        for row in _ends(footer, old):
-            footer = footer.replace(key(old[row]).encode(), key(new[row]).encode())
+    def _footer(self, place: int, numbers: range) -> bytes:
+        """A template's footer with other keys; all keys have one length, so no other byte changes."""
+        footer = self._templates[place].footer
+        for row in self._ends[place]:
+            footer = footer.replace(key(self.ranges[place][row]).encode(), key(numbers[row]).encode())
         return footer
 
     def entries(self) -> Iterator[ar.ShardEntry]:

@@ -61,15 +61,21 @@ def stat_input(root: str, item: Item) -> State:
         root: Of the listing.
         item: The image.
     """
-    if item.container is not None:
-        return item.size_bytes, member_version(item)
-    if item.version is not None:
-        return item.size_bytes, item.version
+    listed = _listed_state(item)
+    if listed is not None:
+        return listed
     try:
         facts = paths.stat_file(paths.join(root, item.key))
         return facts.size_bytes, facts.version
     except (OSError, ValueError):
         return None, None
+
+
+def _listed_state(item: Item) -> State | None:
+    """The state that the listing tells; None if the file has to be asked for."""
+    if item.container is not None:
+        return item.size_bytes, member_version(item)
+    return None if item.version is None else (item.size_bytes, item.version)
 
 
 def member_version(item: Item) -> str:
@@ -104,7 +110,10 @@ def _unreadable(error: Exception) -> ImageError:
 
 def map_states(items: Sequence[Item], root: str) -> list[State]:
     """The states of listed images, in their order, several asked for at once where they are remote."""
-    return _map(functools.partial(stat_input, root), items, root)
+    states = [_listed_state(item) for item in items]
+    unlisted = [item for item, state in zip(items, states, strict=True) if state is None]  # no thread for what is known
+    asked = iter(_map(functools.partial(stat_input, root), unlisted, root))
+    return [next(asked) if state is None else state for state in states]
 
 
 def _map(function: Callable[[Any], T], values: Sequence[Any], root: str) -> list[T]:

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tsae import paths
 from tsae.errors import ImageError, InputError
 from tsae.images import MAX_FILE_BYTES
-from tsae.inputs import Item, list_inputs, read_input, reading
+from tsae.inputs import Item, list_inputs, map_states, read_input, reading
 
 NOBODY = 65534
 
@@ -504,3 +505,18 @@ def test_files_of_a_slow_disk_are_fetched_ahead_once_each(
     assert [x for x in found if isinstance(x, bytes)] == [f"content of {name}".encode() for name in names if name != "200.png"]
     assert "not a regular file" in str(found[200])
     assert fetched == ([f"{listing.root}/{name}" for name in names[2 * reading.AHEAD :]] if is_slow else [])
+
+
+def test_states_that_the_listing_tells_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by a thread, which takes longer than all else that an update does for an image."""
+    asked: list[str] = []
+
+    def stat(path: str) -> paths.FileFacts:
+        asked.append(path)
+        return paths.FileFacts(7, path[-1])
+
+    monkeypatch.setattr(paths, "stat_file", stat)
+    items = [Item("a"), Item("b", size_bytes=1, version="v"), Item("c"), Item("d", None, "x.tar", 512, 3, "w"), Item("e")]
+    states = map_states(items, "memory://in")
+    assert states == [(7, "a"), (1, "v"), (7, "c"), (3, "w:512"), (7, "e")]
+    assert sorted(asked) == ["memory://in/a", "memory://in/c", "memory://in/e"]
