@@ -20,7 +20,6 @@ import collections
 import dataclasses
 import hashlib
 import json
-import math
 import random
 import statistics
 import subprocess
@@ -262,6 +261,7 @@ def summarise(supervisor: Supervisor, feeder: Feeder, observer: Observer, second
         "states_seen": observer.commits,
         "old_states_read": observer.old_states,
         "reader_errors": observer.errors[:5],
+        "files_not_seen": len(feeder.done_s.keys() - seen_s.keys()),
         "latency_s": _percentiles([latency_s for _, latency_s in pairs]),
         "latency_without_kills_s": _percentiles([latency_s for at_s, latency_s in pairs if at_s > quiet_s]),
         "memory_mb": {

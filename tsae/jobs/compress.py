@@ -356,7 +356,7 @@ def _write_state(results: Iterable[TaskResult], job: CompressJob) -> _State:
     job_folder.check_owner(job)
     by_task = {result.task: result for result in results}
     if len(by_task) < job.tasks:
-        by_task = job_folder.finished_tasks(job) | by_task
+        by_task = job_folder.finished_tasks(job, by_task.keys()) | by_task
     if by_task.keys() != set(range(job.tasks)):
         raise InputError(f"{job.archive.path}: {len(by_task)} of {job.tasks} tasks are done; finish it with --resume")
     in_order = [by_task[task] for task in range(job.tasks)]
