@@ -249,9 +249,8 @@ def check(folder: Path, archive: Path) -> dict[str, Any]:
 def summarise(supervisor: Supervisor, feeder: Feeder, observer: Observer, seconds: float) -> dict[str, Any]:
     """Latencies and memory."""
     quiet_s = seconds / 2 + 20
-    pairs = [
-        (done_s - supervisor.started_s, observer.seen_s.get(key, math.inf) - done_s) for key, done_s in feeder.done_s.items()
-    ]
+    seen_s = observer.seen_s
+    pairs = [(done_s - supervisor.started_s, seen_s[key] - done_s) for key, done_s in feeder.done_s.items() if key in seen_s]
     second_half = [mb for at_s, mb in supervisor.memory if at_s > quiet_s]
     tenth = max(1, len(second_half) // 10)
     return {
