@@ -260,9 +260,9 @@ def test_a_key_that_is_there_twice_is_told(folder: Folder, make_records: Make, w
 def test_what_is_held_at_once_is_bounded(
     folder: Folder, make_records: Make, write_state: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the number of records is; here ten times the buffer, of shards that all overlap."""
+    """Whatever the number of records is; here four times the buffer, of shards that all overlap."""
     monkeypatch.setattr(merge, "BUFFER_BYTES", 20_000)
-    write_state(folder, spread(make_records(300, stream_bytes=600), 100))
+    write_state(folder, spread(make_records(120, stream_bytes=600), 40))
     held, sort = [], merge._sorted
 
     def watched(tables: Sequence[pa.Table]) -> pa.Table:
@@ -273,7 +273,7 @@ def test_what_is_held_at_once_is_bounded(
     facts = rows(folder)
     run(folder)
     assert rows(folder) == facts
-    assert len(held) > 10
+    assert len(held) > 4
     assert max(held) < 20_000 + 4 * 800
 
 
