@@ -30,6 +30,9 @@ from tsae.jobs.update import Changes, find_additions
 MOST_IMAGES = 16 * SHARD_IMAGES
 """Of one commit; it bounds what is in memory, and how long a backlog stays invisible."""
 
+MANY_SHARDS = 1000
+"""How many shards more than the images need it is told of: one image takes a second to find, as it may be in each of them."""
+
 SLICE_S = 0.1
 """How soon a wait notices that it is to end."""
 
@@ -112,6 +115,7 @@ class _Watch:
         self._outcome: Outcome | None = None
         self._done = 0
         self._has_waited = False
+        self._many = 0  # thousands of shards that were told of
 
     def run(self) -> Outcome | None:
         """Until it is asked to end."""
@@ -218,7 +222,18 @@ class _Watch:
             return
         new, changed = (outcome.done, 0) if changes is None else (changes.new, changes.changed)
         facts: dict[str, Any] = {"new": new, "changed": changed, "failures": counts.failures, "images": counts.images}
+        self._tell_many(counts)
         log.say("committed", f"{new} new, {changed} changed; {counts.images} images, {counts.failures} failures", **facts)
+
+    def _tell_many(self, counts: ar.Counts) -> None:
+        many = (counts.shards - counts.images // SHARD_IMAGES) // MANY_SHARDS
+        if many > self._many:
+            log.say(
+                "many_shards",
+                f"{counts.shards} shards; tsae compact {self._archive.path} makes few of them, also now",
+                "warning",
+            )
+        self._many = many
 
     def _tell_busy(self, error: BusyError) -> None:
         if not self._has_waited:

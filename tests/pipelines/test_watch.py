@@ -200,6 +200,16 @@ def test_where_the_records_are_is_remembered(source: Path, tmp_path: Path, monke
     assert_right(tmp_path / "archive", source)
 
 
+def test_it_tells_of_many_small_shards(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipelines.watch.MANY_SHARDS", 2)
+    adds = [lambda name=name: put(source / f"{name}.png") for name in "bcdef"]  # type: ignore[misc]
+    watched(source, tmp_path / "archive", *adds, nothing)
+    told = [line for line in capsys.readouterr().err.splitlines() if "tsae compact" in line]
+    assert [line.split()[1] for line in told] == ["2", "4", "6"]
+
+
 # Others at work
 
 
