@@ -20,6 +20,7 @@ LAYERS = [
         "tsae.data",
         "tsae.model_file",
         "tsae.latents",
+        "tsae.selection",
         "tsae.model_facts",
         "tsae.zoo",
         "pipelines.options",

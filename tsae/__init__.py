@@ -2,7 +2,7 @@
 
 The whole public API, by what it is for. Names that need networks are imported when they are first used.
 
-* read an archive: `open_archive`, `Archive`
+* read an archive: `open_archive`, `Archive`; some of it: `Selection`
 * encode and decode: `Codec`, `read_model_file`
 * errors: `tsae.errors.TsaeError` and its subclasses
 """
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tsae.codec import Codec as Codec
     from tsae.reader import Archive as Archive
     from tsae.reader import open_archive as open_archive
+    from tsae.selection import Selection as Selection
     from tsae.zoo import read_model_file as read_model_file
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "open_archive": "tsae.reader",
     "Archive": "tsae.reader",
+    "Selection": "tsae.selection",
     "Codec": "tsae.codec",
     "read_model_file": "tsae.zoo",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from tsae.archive import (
 )
 from tsae.config import IMAGE_SIZE_PX, RAW_BYTES
 from tsae.errors import FormatError
+from tsae.selection import Selection, positions, select
 
 if TYPE_CHECKING:
     from tsae.codec import Codec
@@ -187,13 +188,40 @@ class Archive:
             shapes = f"latent_shape {self.manifest.latent_shape}, its model has {of_model}"
             raise FormatError(f"{self.path}/{MANIFEST_FILE}: {shapes}; restore the file")
 
-    def keys(self, glob: str | None = None) -> Iterator[str]:
-        """All keys in the order of positions, or those that a glob matches (`*` also matches `/`)."""
-        return self._files.keys(glob)
+    def keys(self, which: str | Selection | None = None) -> Iterator[str]:
+        """All keys in the order of positions, or those that a glob matches (`*` also matches `/`), or of a selection."""
+        for table in select(self._files, _selection(which), ["key"]):
+            yield from table.column("key").to_pylist()
 
-    def rows(self, glob: str | None = None) -> Iterator[dict[str, Any]]:
-        """Key, width, height, label and PSNR of each image in the order of positions, or of those whose key a glob matches."""
-        return self._files.rows(ROW_COLUMNS, glob)
+    def rows(self, which: str | Selection | None = None) -> Iterator[dict[str, Any]]:
+        """Key, width, height, label and PSNR of each image, or of those that `keys` would give, in the same order.
+
+        A selection that asks about `bytes`, what an image takes in the archive, tells them as well.
+
+        Raises:
+            InputError: if the selection goes on after a key that is not there.
+            TsaeError: if what is needed is damaged.
+        """
+        selection = _selection(which)
+        for table in select(self._files, selection, ROW_COLUMNS + ["bytes"] * selection.knows_bytes):
+            yield from table.to_pylist()
+
+    def positions(self, which: str | Selection | None = None) -> NDArray[np.int64]:
+        """Positions of the images that `keys` would give, int64 `[N]`, in the same order.
+
+        Raises:
+            TsaeError: as `rows`.
+        """
+        return np.concatenate([np.empty(0, np.int64), *positions(self._files, _selection(which))])
+
+    def records(self, places: Sequence[int]) -> Records:
+        """The records at some positions, in the order asked for; each is known to be intact.
+
+        Raises:
+            IndexError: if there is no such position; negative ones are not looked for.
+            TsaeError: if one is damaged.
+        """
+        return self._files.records_at(places)
 
     def failures(self) -> list[Failure]:
         """What did not come through when the archive was made, sorted by path."""
@@ -254,6 +282,10 @@ class Archive:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Closes the archive."""
         self.close()
+
+
+def _selection(which: str | Selection | None) -> Selection:
+    return which if isinstance(which, Selection) else Selection(glob=which)
 
 
 def open_archive(path: str) -> Archive:

@@ -146,6 +146,25 @@ class ArchiveFiles:
         index = bisect.bisect_right(self._shard_ends, shard)
         return self._list(index).entry(shard - (self._shard_ends[index - 1] if index else 0))
 
+    def facts(self, shard: int) -> dict[str, Any]:
+        """The same without what opens it: an entry's fields by name, which cost no further reading.
+
+        Raises:
+            TsaeError: if its list is missing or damaged.
+        """
+        index = bisect.bisect_right(self._shard_ends, shard)
+        return self._list(index).rows[shard - (self._shard_ends[index - 1] if index else 0)]
+
+    def rows_before(self, shard: int) -> int:
+        """The position of a shard's first record.
+
+        Raises:
+            TsaeError: if its list is missing or damaged.
+        """
+        index = bisect.bisect_right(self._shard_ends, shard)
+        row = shard - (self._shard_ends[index - 1] if index else 0)
+        return (self._image_ends[index - 1] if index else 0) + (self._list(index).ends[row - 1] if row else 0)
+
     def entries(self) -> Iterator[ShardEntry]:
         """All shards' entries in the order of positions.
 
@@ -323,23 +342,23 @@ class ArchiveFiles:
         """What the records of a shard were made from, by key; empty where that was left out, or is damaged."""
         return read_origins(self.folder, self.entry(shard).provenance)
 
-    def keys(self, glob: str | None = None) -> Iterator[str]:
-        """All keys in the order of positions, or those that a glob matches (`*` also matches `/`).
+    def keys(self) -> Iterator[str]:
+        """All keys in the order of positions.
 
         Raises:
             TsaeError: if a shard cannot be read.
         """
         for shard in range(self.shards):
-            yield from (key for key in self.shard(shard).keys() if matches(key, glob))  # noqa: SIM118 - a method of its own
+            yield from self.shard(shard).keys()
 
-    def rows(self, columns: list[str], glob: str | None = None) -> Iterator[dict[str, Any]]:
-        """The named columns of all records in the order of positions, or of those whose key a glob matches.
+    def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """The named columns of all records in the order of positions.
 
         Raises:
             TsaeError: if a shard cannot be read.
         """
         for shard in range(self.shards):
-            yield from (row for row in self.shard(shard).columns(columns) if matches(row["key"], glob))
+            yield from self.shard(shard).columns(columns)
 
     def failures(self) -> list[Failure]:
         """The failures table, sorted by path.

@@ -170,7 +170,11 @@ class Shard:
     def locate(self, row: int) -> tuple[int, int]:
         """Row group, and row in it, of a row of the shard."""
         row_group = bisect.bisect_right(self._ends, row)
-        return row_group, row - (self._ends[row_group - 1] if row_group else 0)
+        return row_group, row - self.start_of(row_group)
+
+    def start_of(self, row_group: int) -> int:
+        """The row of the shard that a row group starts with."""
+        return int(self._ends[row_group - 1]) if row_group else 0
 
     def describe(self, row_group: int) -> tuple[str | None, str | None, int]:
         """First key, last key and number of records of a row group, as its footer has them."""
@@ -192,10 +196,14 @@ class Shard:
         Raises:
             CorruptDataError: if they cannot be read.
         """
-        return [row for group in range(self.row_groups) for row in self._columns(group, names)]
+        return [row for group in range(self.row_groups) for row in self.rows_of(self.table(group, names), group, names)]
 
-    def _columns(self, row_group: int, names: Sequence[str]) -> list[dict[str, Any]]:
-        table = self.table(row_group, names)
+    def rows_of(self, table: pa.Table, row_group: int, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The named columns of some rows of a row group that were read with `table`.
+
+        Raises:
+            CorruptDataError: if they are not what those columns hold.
+        """
         try:
             columns = [column_values(table.column(name), RECORD_SCHEMA.field(name)) for name in names]
         except (ValueError, pa.ArrowException) as error:

@@ -29,3 +29,4 @@ from tsae.paths.names import relative as relative
 from tsae.paths.opened import OpenFile as OpenFile
 from tsae.paths.opened import open_file as open_file
 from tsae.paths.store import remote_facts as remote_facts
+from tsae.paths.writing import written_file as written_file

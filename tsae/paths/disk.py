@@ -138,7 +138,7 @@ def replace_file(path: str | Path, data: bytes, durable: bool = False) -> None:
         OSError: if it cannot be written; nothing is left behind then.
     """
     # Not the file's own name and more: that may be as long as a name can be already.
-    _move_in(os.path.join(os.path.dirname(path), _temporary_name()), os.fspath(path), data, durable, None)
+    _move_in(os.path.join(os.path.dirname(path), temporary_name()), os.fspath(path), data, durable, None)
     if durable:
         sync_folder(os.path.dirname(path) or ".")
 
@@ -156,7 +156,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_draw_numbers)
 
 
-def _temporary_name() -> str:
+def temporary_name() -> str:
+    """A name that `TEMPORARY` matches and no other process uses."""
     return f".tsae-{os.getpid()}-{next(_numbers)}.tmp"
 
 
@@ -225,7 +226,7 @@ def replace_local(path: str, data: bytes, expected: bytes | None) -> None:
     with locked_folder(os.path.dirname(path)) as folder:
         name = os.path.basename(path)
         check_expected(path, _read_at(folder, name), expected)
-        _move_in(_temporary_name(), name, data, True, folder)
+        _move_in(temporary_name(), name, data, True, folder)
         _sync(folder)
 
 

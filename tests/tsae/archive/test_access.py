@@ -196,26 +196,6 @@ def test_keys_and_rows_come_in_order(intact: Path, shards: list[Records]) -> Non
     assert set(rows[0]) == {"key", "label", "width"}
 
 
-@pytest.mark.parametrize(
-    ("glob", "count"),
-    [
-        ("*", 1_208),
-        ("b/*", 5),
-        ("*/00001.png", 3),
-        ("[bf]/0000[01].png", 4),
-        ("d/0?000.png", 2),
-        ("B/*", 0),
-        ("b/00001.png", 1),
-    ],
-)
-def test_globs(intact: Path, glob: str, count: int) -> None:
-    archive = ArchiveFiles(str(intact))
-    keys = list(archive.keys(glob))
-    assert len(keys) == count
-    assert [row["key"] for row in archive.rows(["key"], glob)] == keys
-    assert all(matches(key, glob) for key in keys)
-
-
 def test_a_star_matches_slashes_and_none_matches_all() -> None:
     assert matches("a/b/c.png", "a*.png")
     assert matches("anything\nelse", None)
