@@ -32,11 +32,20 @@ LAYERS = [
         "tsae.jobs",
         "tsae.demo",
         "tsae.on_demand",
+        "tsae.overview",
         "pipelines.transforms",
         "pipelines.engine",
         "pipelines.local",
     },
-    {"tsae.cli", "tsae.__main__", "pipelines.compress", "pipelines.decompress", "pipelines.streaming", "pipelines.watch"},
+    {
+        "tsae.cli",
+        "tsae.cli_on_demand",
+        "tsae.__main__",
+        "pipelines.compress",
+        "pipelines.decompress",
+        "pipelines.streaming",
+        "pipelines.watch",
+    },
 ]
 
 

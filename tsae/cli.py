@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tsae import __version__, log
-from tsae.config import DEFAULT_MODEL
+from tsae import cli_on_demand as on_demand
+from tsae.config import DEFAULT_MODEL, EXIT_FAILURES
 from tsae.errors import TsaeError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tsae.archive import Failure
     from tsae.jobs.update import Changes
 
-EXIT_FAILURES, EXIT_REFUSED, EXIT_BUG = 1, 2, 70
+EXIT_REFUSED, EXIT_BUG = 2, 70
 
 
 SHOWN_FAILURES = 5
@@ -173,16 +174,9 @@ def _build_parser() -> argparse.ArgumentParser:
     decompress.add_argument("output", metavar="OUTDIR")
     job_options.add_decompress_arguments(decompress)
 
-    get = add("get", _get, "decode single images on demand")
-    get.add_argument("archive", metavar="ARCHIVE")
-    get.add_argument("keys", nargs="+", metavar="KEY")
-    get.add_argument("-o", dest="output", metavar="FILE|DIR|-", help="default: a file named like the key, in this folder")
-    get.add_argument("--format", choices=["png", "webp", "jpeg", "npy"], help="default: by the ending of FILE, else png")
-
-    ls = add("ls", _ls, "list keys")
-    ls.add_argument("archive", metavar="ARCHIVE")
-    ls.add_argument("glob", nargs="?", metavar="GLOB", help="only keys that match; * also matches /")
-    ls.add_argument("--json", action="store_true", help="with sizes and labels, as JSON")
+    on_demand.add_get(add("get", on_demand.get, "decode images on demand"))
+    on_demand.add_ls(add("ls", on_demand.ls, "list keys"))
+    on_demand.add_sheet(add("sheet", on_demand.sheet, "draw a contact sheet of images, below their originals if you have them"))
 
     info = add("info", _info, "show counts, sizes and settings of an archive")
     info.add_argument("archive", metavar="ARCHIVE")
@@ -340,7 +334,7 @@ def _show_failures(failures: Sequence[Failure], table: str) -> None:
     """Prints the first failures, and where all of them are."""
     for failure in failures[:SHOWN_FAILURES]:
         facts = {"key": failure.path, "stage": failure.stage, "error": failure.error}
-        log.say("failed", f"{_printable(failure.path)}: {failure.message}", **facts)
+        log.say("failed", f"{log.printable(failure.path)}: {failure.message}", **facts)
     log.say("failures", f"all {len(failures)} failures: {table}", failures=len(failures), table=table)
 
 
@@ -354,36 +348,6 @@ def _failed(count: int) -> str:
 
 def _rate(images: int, seconds: float) -> str:
     return f"{seconds:.1f} s, {images / seconds:.0f} images/s"
-
-
-def _get(args: argparse.Namespace, flags: list[str]) -> int:
-    from tsae.on_demand import get_images
-
-    missing = get_images(args.archive, args.keys, args.output, args.format)
-    for line in missing:
-        log.say("missing", line, "error")
-    return EXIT_FAILURES if missing else 0
-
-
-def _ls(args: argparse.Namespace, flags: list[str]) -> int:
-    from tsae.reader import open_archive
-
-    with open_archive(args.archive) as archive:
-        if args.json:
-            separator = "["
-            for row in archive.rows(args.glob):
-                print(separator, json.dumps(row), sep="\n", end="")
-                separator = ","
-            print("\n]" if separator == "," else "[]")
-        else:
-            for key in archive.keys(args.glob):
-                print(_printable(key))
-    return 0
-
-
-def _printable(key: str) -> str:
-    """The key with control characters escaped: they could move the cursor of a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in key)
 
 
 def _info(args: argparse.Namespace, flags: list[str]) -> int:
@@ -440,7 +404,7 @@ def _describe(info: dict[str, Any]) -> str:
         rows["an image"] = f"{info['bytes_per_image']:.1f} bytes, {info['stream_bytes'] / info['images']:.1f} of them latents"
         rows["quality"] = _describe_quality(info)
         rows["ratio"] = f"1/{info['ratio_to_raw']:.2f} of the raw pixels, 1/{info['ratio_to_source']:.2f} of the input files"
-    return "\n".join(f"{name:<10}{_printable(text)}" for name, text in rows.items())
+    return "\n".join(f"{name:<10}{log.printable(text)}" for name, text in rows.items())
 
 
 def _describe_size(info: dict[str, Any]) -> str:

@@ -18,6 +18,9 @@ SEED_LATENT_SHAPE = (8, 8, 8)
 
 DEFAULT_MODEL = "tsae"
 
+EXIT_FAILURES = 1
+"""Of a command that is done, but for some inputs or keys."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:

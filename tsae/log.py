@@ -62,3 +62,8 @@ def write_line(line: str, stream: TextIO | None = None) -> None:
     """Writes to a stream, None is standard error; where nobody takes it, the work goes on all the same."""
     with contextlib.suppress(OSError, ValueError):
         print(line, file=sys.stderr if stream is None else stream, flush=True)
+
+
+def printable(key: str) -> str:
+    """The key with control characters escaped: they could move the cursor of a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in key)

@@ -51,6 +51,24 @@ def test_ls_json_is_one_array(archive_dir: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out) == []
 
 
+def test_ls_filters_and_sorts(archive_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def rows(*flags: str) -> list[dict[str, object]]:
+        assert main(["ls", str(archive_dir), "--json", *flags]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    every = rows()
+    by_psnr = sorted(every, key=lambda row: row["psnr_db"])
+    assert rows("--sort", "psnr") == by_psnr
+    assert rows("--sort=psnr", "--reverse", "--limit=3") == by_psnr[:-4:-1]
+    label = every[0]["label"]
+    assert rows(f"--label={label}", "--max-psnr=33") == [r for r in every if r["label"] == label and r["psnr_db"] <= 33]
+    assert rows("--after", every[4]["key"]) == every[5:]
+    with_bytes = rows("--min-bytes=100", "--sort=bytes")
+    assert [row["bytes"] for row in with_bytes] == sorted(row["bytes"] for row in with_bytes)
+    assert main(["ls", str(archive_dir), "--sort", "psnr", "--limit", "2"]) == 0
+    assert capsys.readouterr().out.splitlines() == [row["key"] for row in by_psnr[:2]]
+
+
 def test_ls_keeps_control_characters_from_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "in" / "a\x1b[2J\nb ü.png")
@@ -134,6 +152,10 @@ def test_get_several_keys_into_a_folder_and_names_what_is_missing(
         ["ls", "a", "b", "c"],
         ["info", "--no-such-flag", "a"],
         ["get", "archive"],
+        ["ls", "a", "--min-psnr=nan"],
+        ["ls", "a", "--limit=-1"],
+        ["ls", "a", "--sort=colour"],
+        ["sheet", "a"],
         ["compress", "a", "b", "--device=tpu"],
         ["compress", "a", "b", "--quality=x"],
         ["compress", "a", "b", "--quality=5.5"],
@@ -334,7 +356,7 @@ assert not heavy, heavy
 
 def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", LIGHT_HELP], check=True, capture_output=True, text=True)
-    for command in ("demo", "train", "compress", "decompress", "get", "ls", "info", "models"):
+    for command in ("demo", "train", "compress", "decompress", "get", "ls", "sheet", "info", "models"):
         assert command in done.stdout
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +144,124 @@ def test_a_missing_key_neither_stops_nor_renames_the_others(archive: str, here: 
     lines = get_images(archive, ["folder.jpg", "folder.png", "x.png"], "d", None)
     assert [line.split(":")[0] for line in lines] == ["folder.png"]
     assert files(here / "d") == ["folder.png", "x.png"]
+
+
+# Globs and zips
+
+
+def test_a_glob_is_named_as_decompressing_names(archive: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert get_images(archive, ["x.*", "[ab]/*"], "d", None) == []
+    names = ["a/x.png", "b/x.png", "x.jpg.png", "x.png.png"]
+    assert files(here / "d") == names
+    assert capfd.readouterr().err == "d: 4 images\n"
+    assert main(["decompress", archive, "all"]) == 0
+    for name in names:
+        assert np.array_equal(np.asarray(Image.open(here / "d" / name)), np.asarray(Image.open(here / "all" / name)))
+    assert get_images(archive, ["x.jpg", "x.p*"], "e", "npy") == []
+    assert files(here / "e") == ["x.jpg.npy", "x.png.npy"]
+
+
+def test_a_glob_of_one_image_is_still_a_folder(archive: str, here: Path) -> None:
+    assert get_images(archive, ["a/*"], "d.png", None) == []
+    assert files(here) == ["d.png/a/x.png"]
+    assert get_images(archive, ["[b]/*"], None, "webp") == []
+    assert files(here) == ["d.png/a/x.png", "x.webp"]
+
+
+def test_a_glob_without_a_match_is_told_and_the_others_come(archive: str, here: Path) -> None:
+    lines = get_images(archive, ["none*", "no key", "a/*"], "d", None)
+    assert [line.split(":")[0] for line in lines] == ["none*", "no key"]
+    assert "matches nothing" in lines[0]
+    assert files(here) == ["d/a/x.png"]
+    assert get_images(archive, ["none*"], "none.zip", None)
+    assert files(here) == ["d/a/x.png"]
+
+
+def test_a_key_that_looks_like_a_glob_is_a_key(tmp_path: Path, here: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("[ab].png", "a.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / "in" / name)
+    assert main(["compress", str(tmp_path / "in"), str(tmp_path / "archive")]) == 0
+    assert get_images(str(tmp_path / "archive"), ["[ab].png"], "d/", None) == []
+    assert files(here / "d") == ["[ab].png"]
+
+
+def test_a_zip_is_the_same_every_time(archive: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("one.zip", "two.ZIP", "one.zip"):  # the last replaces
+        assert get_images(archive, ["*"], name, None) == []
+    assert capfd.readouterr().err.splitlines()[0] == "one.zip: 6 images"
+    assert (here / "one.zip").read_bytes() == (here / "two.ZIP").read_bytes()
+    assert files(here) == ["one.zip", "two.ZIP"]
+    with zipfile.ZipFile(here / "one.zip") as opened:
+        assert opened.testzip() is None
+        assert opened.namelist() == ["a/x.png", "b/x.png", "folder.png", "folder.webp/z.png", "x.jpg.png", "x.png.png"]
+        assert {(member.date_time, member.external_attr >> 16) for member in opened.infolist()} == {
+            ((1980, 1, 1, 0, 0, 0), 0o100644)
+        }
+        opened.extractall(here / "out")
+    assert_is(here / "out" / "x.jpg.png", archive, "x.jpg")
+    assert main(["decompress", archive, "all"]) == 0
+    assert files(here / "out") == files(here / "all")
+
+
+def test_a_zip_of_keys_and_in_a_store(archive: str, here: Path) -> None:
+    assert get_images(archive, ["x.png", "nothing.png", "a/x.png"], "memory://zips/some.zip", "webp")[0].startswith(
+        "nothing.png"
+    )
+    assert get_images(archive, ["x.png"], "one.zip", None) == []
+    with zipfile.ZipFile(io.BytesIO(MemoryFileSystem().cat_file("/zips/some.zip"))) as opened:
+        assert opened.namelist() == ["x.webp", "a/x.webp"]
+        np.testing.assert_array_equal(np.asarray(Image.open(opened.open("a/x.webp"))), tsae.open_archive(archive)["a/x.png"])
+    assert zipfile.ZipFile(here / "one.zip").namelist() == ["x.png"]
+
+
+def test_a_zip_that_fails_leaves_what_was_there(archive: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "mine.zip").write_bytes(b"old")
+    monkeypatch.setattr("tsae.on_demand.encode_image", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        get_images(archive, ["*"], "mine.zip", None)
+    assert (here / "mine.zip").read_bytes() == b"old"
+    assert files(here) == ["mine.zip"]
+
+
+@pytest.mark.parametrize("name", ["pipe.zip", "file/x.zip"])
+def test_a_zip_that_cannot_be_is_refused(archive: str, here: Path, name: str) -> None:
+    os.mkfifo(here / "pipe.zip")
+    (here / "file").write_bytes(b"")
+    assert refusal(archive, "*", output=name).startswith(name)
+    assert (here / "pipe.zip").is_fifo()
+    assert files(here) == ["file"]
+
+
+def test_a_folder_named_like_a_zip_is_a_folder(archive: str, here: Path) -> None:
+    (here / "d.zip").mkdir()
+    assert get_images(archive, ["a/*"], "d.zip", None) == []
+    assert files(here) == ["d.zip/a/x.png"]
+
+
+def test_many_images_to_standard_output_are_refused(archive: str, here: Path) -> None:
+    assert "cannot share" in refusal(archive, "*", output="-")
+
+
+def test_what_a_glob_finds_can_be_filtered(archive: str, here: Path) -> None:
+    assert main(["get", archive, "x.jpg", "*", "--prefix", "folder", "-o", "d"]) == 0
+    assert files(here / "d") == ["folder.png", "folder.webp/z.png", "x.jpg.png"]
+
+
+def test_of_a_damaged_archive_the_others_come(archive: str, here: Path) -> None:
+    copy = Path(shutil.copytree(archive, here / "copy"))
+    with tsae.open_archive(archive) as opened:
+        stream = opened.record("folder.jpg").streams[0]
+    (shard,) = (copy / "shards").iterdir()
+    data = bytearray(shard.read_bytes())
+    data[data.find(stream) + 3] ^= 1
+    shard.write_bytes(data)
+    for output in ("d", "d.zip"):
+        (line,) = get_images(str(copy), ["*"], output, None)
+        assert "folder.jpg" in line
+    with zipfile.ZipFile(here / "d.zip") as zipped:
+        assert sorted(zipped.namelist()) == files(here / "d")
+    assert len(files(here / "d")) == 5
 
 
 # Files, folders and formats

@@ -25,28 +25,28 @@ def written_file(path: str) -> Iterator[BinaryIO]:
     Raises:
         OSError: if it cannot be written.
     """
-    with as_os_error(path):
-        if is_url(path):
-            with _uploaded(path) as file:
-                yield file
-            return
-        place = os.path.abspath(plain(path))
-        make_folders(os.path.dirname(place))
-        temporary = os.path.join(os.path.dirname(place), temporary_name())
-        try:
-            with open(temporary, "xb") as file:
-                yield file
-            os.replace(temporary, place)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+    if is_url(path):
+        with _uploaded(path) as file:
+            yield file
+        return
+    place = os.path.abspath(plain(path))
+    make_folders(os.path.dirname(place))
+    temporary = os.path.join(os.path.dirname(place), temporary_name())
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+        os.replace(temporary, place)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
 
 
 @contextlib.contextmanager
 def _uploaded(path: str) -> Iterator[BinaryIO]:
     with tempfile.NamedTemporaryFile() as file:
         yield cast(BinaryIO, file)
-        file.flush()
-        files, name = filesystem(path)
-        upload(files, "put_file", file.tell(), file.name, name)
+        file.seek(0, os.SEEK_END)
+        with as_os_error(path):
+            files, name = filesystem(path)
+            upload(files, "put_file", file.tell(), file.name, name)
