@@ -24,11 +24,11 @@ from rd.run_facts import run_facts
 from tsae.checkpoint import LearnedWeights, model_from_bytes
 from tsae.coding.exact import FixedPointNetwork
 from tsae.coding.learned import BATCH, from_patches, to_patches
-from tsae.data import load_images
 from tsae.entropy.coder import EntropyCoder
 from tsae.metrics import psnr_db
 from tsae.training import variable_rate
 from tsae.training.export import trainable
+from tsae.training.images import load_images
 from tsae.zoo import read_model_file
 
 ROUNDS = 7

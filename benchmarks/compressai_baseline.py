@@ -35,7 +35,7 @@ from rd.points import Coded, Images, Point, describe, digest, select
 from rd.run_facts import run_facts
 from torch import Tensor, nn
 
-from tsae.data import load_images, split_images
+from tsae.training.images import load_images, split_images
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 

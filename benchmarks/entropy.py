@@ -23,10 +23,10 @@ from rd.run_facts import run_facts
 from tsae.checkpoint import LearnedWeights, model_from_bytes
 from tsae.coding.exact import FixedPointNetwork
 from tsae.coding.learned import to_patches
-from tsae.data import load_images
 from tsae.entropy import arrays as k
 from tsae.entropy.coder import EntropyCoder
 from tsae.entropy.prior import Prior
+from tsae.training.images import load_images
 from tsae.zoo import read_model_file
 
 BATCHES = (1, 64, 1024)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from tsae.checkpoint import SeedWeights, model_from_bytes
 from tsae.codec import Codec
-from tsae.data import load_images
 from tsae.metrics import psnr_db
+from tsae.training.images import load_images
 from tsae.training.seed import evaluate
 from tsae.zoo import read_model_file
 

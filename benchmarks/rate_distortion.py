@@ -36,7 +36,7 @@ from rd.rivals import RIVALS, lossless, rivals, versions
 from rd.run_facts import run_facts
 from rd.summary import summarize
 
-from tsae.data import ImageSet, load_images, split_images
+from tsae.training.images import ImageSet, load_images, split_images
 
 NAME = "rate_distortion"
 PACKAGES = ("tsae", "torch", "numpy", "scikit-image", "bjontegaard")

@@ -17,7 +17,6 @@ LAYERS = [
     {
         "tsae.archive",
         "tsae.inputs",
-        "tsae.data",
         "tsae.model_file",
         "tsae.latents",
         "tsae.selection",
@@ -28,6 +27,7 @@ LAYERS = [
     {"tsae.model", "tsae.fixed_point", "tsae.backends", "tsae.checkpoint"},
     {"tsae.coding", "tsae.codec", "tsae.reader"},
     {
+        "tsae.data",
         "tsae.training",
         "tsae.jobs",
         "tsae.demo",

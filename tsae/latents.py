@@ -13,6 +13,7 @@ from tsae.entropy import Prior
 from tsae.entropy.coder import EntropyCoder
 from tsae.errors import CorruptDataError, FormatError, ModelError
 from tsae.model_file import below, read_model_file
+from tsae.quantize import LatentQuantizer
 
 
 def load_entropy_coder(model_file: bytes, source: str) -> EntropyCoder:
@@ -30,6 +31,34 @@ def load_entropy_coder(model_file: bytes, source: str) -> EntropyCoder:
         return EntropyCoder(Prior.from_tensors(below(tensors, "tables.")))
     except ValueError as error:
         raise ModelError(f"{source}: unusable tables ({error}); restore the file or train the model again") from error
+
+
+LEARNED_SCALE = 0.25
+"""Grey levels of a step of the latents of `tsae`, in an orthonormal transform of the pixels: 1/64 of 16."""
+
+
+def load_scale(model_file: bytes, source: str) -> LatentQuantizer:
+    """What turns stored integers into the numbers that they stand for, `offset[c] + scale[c] * value`.
+
+    Args:
+        model_file: The whole file.
+        source: Its path, for messages.
+
+    Returns:
+        The quantiser of `seed-8x8x8`; for `tsae`, one with `LEARNED_SCALE` for all channels.
+
+    Raises:
+        ModelError: if the file is damaged or tells no scale.
+    """
+    _, tensors = read_model_file(model_file, source)
+    active = tensors.get("tables.active")  # by quality and channel; there is none where latents are stored as they are
+    try:
+        if active is None:
+            return LatentQuantizer(tensors["quantizer.scale"], tensors["quantizer.offset"])
+        channels = active.shape[1]
+        return LatentQuantizer(np.full(channels, LEARNED_SCALE, np.float32), np.zeros(channels, np.float32))
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise ModelError(f"{source}: unusable scales ({error}); restore the file or train the model again") from error
 
 
 def coding_of(quality: int | None) -> int:

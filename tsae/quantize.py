@@ -46,11 +46,11 @@ class LatentQuantizer:
         levels: NDArray[np.int8] = np.clip(q, -128, 127).astype(np.int8)
         return levels
 
-    def dequantize(self, q: NDArray[np.int8]) -> NDArray[np.float32]:
+    def dequantize(self, q: NDArray[np.int8] | NDArray[np.int16]) -> NDArray[np.float32]:
         """The latents that the levels stand for.
 
         Args:
-            q: Levels, int8 `[B, C, H, W]`.
+            q: Levels, int8 or int16 `[B, C, H, W]`.
 
         Returns:
             float32 `[B, C, H, W]`.

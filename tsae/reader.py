@@ -22,6 +22,7 @@ from tsae.archive import (
     Folder,
     Manifest,
     Records,
+    RowGroups,
     hold_manifest,
 )
 from tsae.config import IMAGE_SIZE_PX, RAW_BYTES
@@ -31,6 +32,7 @@ from tsae.selection import Selection, positions, select
 if TYPE_CHECKING:
     from tsae.codec import Codec
     from tsae.entropy.coder import EntropyCoder
+    from tsae.quantize import LatentQuantizer
 
 ROW_COLUMNS = ["key", "width", "height", "label", "psnr_db"]
 """What `Archive.rows` tells of each image."""
@@ -120,9 +122,31 @@ class Archive:
             KeyError: if there is no such key.
             TsaeError: if what is needed is damaged, or of a coding that this version does not know.
         """
+        return self.latents_of_records(self._files.records(keys))
+
+    def latents_of_records(self, records: Records) -> NDArray[np.int8] | NDArray[np.int16]:
+        """The same of records of this archive.
+
+        Raises:
+            TsaeError: as `latents`.
+        """
         from tsae.latents import stored_latents  # imports numba
 
-        return stored_latents(self._files.records(keys), self.manifest.latent_shape, self._load_entropy_coder)
+        return stored_latents(records, self.manifest.latent_shape, self._load_entropy_coder)
+
+    def latent_scale(self) -> LatentQuantizer:
+        """What turns these integers into the floats that they stand for: its `dequantize`.
+
+        Raises:
+            TsaeError: if the model is missing, or not the archive's, or damaged.
+        """
+        from tsae.latents import load_scale
+
+        return load_scale(self._files.model_file(), f"{self.path}/{self.manifest.model_file}")
+
+    def row_groups(self, kept: int) -> RowGroups:
+        """All row groups, for who reads most of the archive; so many are kept in memory."""
+        return RowGroups(self._files, kept)
 
     def _load_entropy_coder(self) -> EntropyCoder:
         from tsae.latents import load_entropy_coder
@@ -192,6 +216,14 @@ class Archive:
         """All keys in the order of positions, or those that a glob matches (`*` also matches `/`), or of a selection."""
         for table in select(self._files, _selection(which), ["key"]):
             yield from table.column("key").to_pylist()
+
+    def select(self, which: str | Selection | None, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The images that `keys` would give as tables of these columns, which may be `bytes` and `position` too.
+
+        Raises:
+            TsaeError: as `rows`.
+        """
+        return select(self._files, _selection(which), columns)
 
     def rows(self, which: str | Selection | None = None) -> Iterator[dict[str, Any]]:
         """Key, width, height, label and PSNR of each image, or of those that `keys` would give, in the same order.

@@ -63,6 +63,7 @@ from tsae.archive.records import key_fault as key_fault
 from tsae.archive.records import records_from_table as records_from_table
 from tsae.archive.records import shown as shown
 from tsae.archive.records import stored_psnr_db as stored_psnr_db
+from tsae.archive.scan import RowGroups as RowGroups
 from tsae.archive.shards import Shard as Shard
 from tsae.archive.shards import shard_to_bytes as shard_to_bytes
 from tsae.archive.verify import Damage as Damage

@@ -231,6 +231,22 @@ class Shard:
             raise CorruptDataError(f"{self.source}: row group {row_group} is of another state; restore the file")
         return table
 
+    def streams(self, row_group: int) -> pa.Table:
+        """Coding, stream and lossless image of a row group's records, known to be as they were written, all of them.
+
+        Raises:
+            CorruptDataError: if one byte of these columns is not, or that is not known.
+        """
+        names = ["coding", "stream", "lossless"]
+        group = self._table.row_groups[row_group].select(names)
+        try:
+            pages = self._read_range(group.start, group.end - group.start)
+        except OSError as error:
+            raise CorruptDataError(f"{self.source}: cannot be read ({error.strerror or error}); restore the file") from error
+        if self._crc32s is None or self._other_columns(row_group, group, pages):
+            raise CorruptDataError(f"{self.source}: row group {row_group}: streams damaged; restore the file")
+        return self._table.read(row_group, lambda start, length: pages, names)
+
     def _other_columns(self, row_group: int, group: RowGroup, pages: bytes) -> list[str]:
         """The columns whose bytes are not those that were written."""
         if self._crc32s is None:

@@ -1,7 +1,7 @@
 """Training of the models: seeded, resumable, logged.
 
-`run.py` owns what every run has in common; `seed.py` and `learned.py` the two recipes; `variable_rate.py` the network that
-`learned.py` trains, and `export.py` how it becomes integers.
+`images.py` owns reading and splitting training images; `run.py` what every run has in common; `seed.py` and `learned.py` the
+two recipes; `variable_rate.py` the network that `learned.py` trains, and `export.py` how it becomes integers.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tsae.checkpoint import LearnedWeights, Model
-from tsae.data import ImageSet
 from tsae.errors import InputError
 from tsae.training.augment import mix_in
 from tsae.training.config import TrainConfig
 from tsae.training.export import export, round_as_exported, trainable
+from tsae.training.images import ImageSet
 from tsae.training.start import read_start
 from tsae.training.variable_rate import QUALITIES, Pointwise, Sizes, VariableRateAutoencoder, principal_components, to_patches
 

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from tsae import paths
 from tsae.checkpoint import Model, model_to_bytes
-from tsae.data import ImageSet, load_images, split_images
 from tsae.errors import InputError, ModelError
 from tsae.progress import Progress
 from tsae.training.config import TrainConfig
+from tsae.training.images import ImageSet, load_images, split_images
 
 MODEL_ENDING = ".safetensors"
 
@@ -72,7 +72,7 @@ def run_recipe(data: str | Path, out: str | Path, config: TrainConfig, build: Bu
     """Trains a model and writes it.
 
     Args:
-        data: See `tsae.data.load_images`.
+        data: See `tsae.training.images.load_images`.
         out: The model file to write, ending in `.safetensors`.
         config: The recipe's numbers.
         build: Makes the recipe.

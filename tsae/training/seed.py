@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from tsae.checkpoint import Model, SeedWeights
 from tsae.coding.seed import to_network_input
-from tsae.data import ImageSet
 from tsae.errors import InputError
 from tsae.metrics import psnr_db
 from tsae.model import SeedAutoencoder
 from tsae.quantize import LatentQuantizer, fit_quantizer
 from tsae.training.config import TrainConfig
+from tsae.training.images import ImageSet
 from tsae.training.start import read_start
 
 EVALUATION_BATCH = 256

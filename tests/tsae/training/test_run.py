@@ -123,7 +123,7 @@ def test_a_damaged_resume_file_is_refused(data: Path, tmp_path: Path, monkeypatc
 
 def test_validation_images_are_never_trained_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The training tensor holds exactly the training side of the split."""
-    from tsae.data import load_images, split_images
+    from tsae.training.images import load_images, split_images
 
     expected, valid = split_images(load_images(data), data)
     seen = []

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tsae.coding.seed import to_network_input
-from tsae.data import LEAKED_TRACK, ImageSet, load_images, split_images
 from tsae.errors import ImageError, InputError
 from tsae.images import decode_image, encode_image, resize
 from tsae.signs import draw_signs, write_signs
+from tsae.training.images import LEAKED_TRACK, ImageSet, load_images, split_images
 
 FILES = [encode_image(sign.image) for sign in draw_signs(6, seed=2)]
 PIXELS = np.stack([resize(decode_image(file)) for file in FILES])

@@ -1,6 +1,6 @@
 """Training images: from a folder, a Parquet file or a GTSRB folder, split so that no sign is on both sides.
 
-Owns reading and splitting only; what is learned from them is `tsae.train`'s matter.
+Owns reading and splitting only; what is learned from them is the recipes' matter.
 """
 
 from __future__ import annotations

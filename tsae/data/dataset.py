@@ -1,0 +1,194 @@
+"""An archive as a map-style data set: whole batches from row groups, in as few copies as there can be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tsae.archive import shown
+from tsae.data.order import WINDOW
+from tsae.errors import InputError
+from tsae.reader import Archive, open_archive
+from tsae.selection import Selection
+
+Kind = Literal["latents", "floats", "pixels"]
+
+KINDS = ("latents", "floats", "pixels")
+
+KEPT_GROUPS = 2 * WINDOW
+"""Row groups kept in memory by each process: those that are mixed, and those that are mixed next. 32 MB."""
+
+PRELOADED_AT_ONCE = 1024
+"""Images decoded at once where all are."""
+
+NO_LABEL = -1
+
+
+class Batch(NamedTuple):
+    """Images of a batch.
+
+    Attributes:
+        values: `[N, ...]`, see `LatentDataset`.
+        labels: Numbers of classes, int64 `[N]`; -1 where there is no label.
+        positions: In the archive, int64 `[N]`.
+    """
+
+    values: Tensor
+    labels: Tensor
+    positions: Tensor
+
+
+class Item(NamedTuple):
+    """One image; the fields of `Batch` without their first axis."""
+
+    values: Tensor
+    label: int
+    position: int
+
+
+class LatentDataset(Dataset[Item]):
+    """Images of an archive, as latents or pixels, by number. Gives DataLoaders whole batches; see `collate`.
+
+    `kind` says what `values` are:
+
+    * "latents": the stored integers, int8 `[C, H, W]` of `seed-8x8x8` and int16 `[C, H, W]` of `tsae`
+    * "floats": what they stand for, float32 `[C, H, W]`: `offset[c] + scale[c] * value`, of `tsae` in grey levels
+    * "pixels": decoded, uint8 `[3, 32, 32]` (in memory, colours are the last axis, torch's `channels_last`)
+
+    Decoding takes its time again in each epoch; with `preload` it is done once, into memory that workers share.
+
+    It may be pickled and used in any number of processes and threads. Each process keeps up to `kept_groups` row groups of
+    250 kB as they are stored. Latents need no torch to be decoded, but this class does.
+    """
+
+    def __init__(
+        self,
+        archive: str | Archive,
+        kind: Kind = "latents",
+        which: str | Selection | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        kept_groups: int = KEPT_GROUPS,
+        preload: bool = False,
+    ) -> None:
+        """Reads positions and labels, 16 bytes an image.
+
+        Args:
+            archive: Path, URL or open archive; the state that it is in now is kept.
+            kind: What values are.
+            which: A glob or selection; its order is that of the data set.
+            classes: Labels in the order of their numbers, such as those of another data set; None takes those that there
+                are, sorted: by value if all are whole numbers, else as text.
+            kept_groups: Row groups that a process keeps.
+            preload: Decode all images now, to 3 kB each as pixels; as latents to 512 bytes (`seed-8x8x8`) or 4 kB (`tsae`),
+                as floats to 2 or 8 kB.
+
+        Raises:
+            InputError: if there is no such kind, or a label is none of `classes`.
+            TsaeError: if the archive cannot be read.
+        """
+        if kind not in KINDS:
+            raise InputError(f"kind {kind!r}: there is none; choose one of {', '.join(KINDS)}")
+        self.archive = archive if isinstance(archive, Archive) else open_archive(archive)
+        self.kind = kind
+        tables = list(self.archive.select(which, ["position", "label"]))
+        table = (
+            pa.concat_tables(tables)
+            if tables
+            else pa.table({"position": pa.array([], pa.int64()), "label": pa.array([], pa.string())})
+        )
+        self.positions: NDArray[np.int64] = table.column("position").to_numpy()
+        self.classes, self.labels = _number(table.column("label"), classes)
+        self._row_groups = self.archive.row_groups(kept_groups)
+        self.groups: NDArray[np.intp] = self._row_groups.of(self.positions)
+        self._scale = self.archive.latent_scale() if kind == "floats" else None
+        self._preloaded = self._preload() if preload and len(self) else None
+
+    def _preload(self) -> Tensor:
+        """All values, in memory that processes share."""
+        first = self._decode(self.positions[:1])
+        values = torch.empty((len(self), *first.shape[1:]), dtype=torch.from_numpy(first).dtype)
+        values.share_memory_()  # type: ignore[no-untyped-call]
+        for start in range(0, len(self), PRELOADED_AT_ONCE):
+            part = self.positions[start : start + PRELOADED_AT_ONCE]
+            values[start : start + len(part)] = torch.from_numpy(self._decode(part))
+        return values
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Item:
+        """One image; negative numbers count from the end.
+
+        Raises:
+            IndexError: if there is none of that number.
+            TsaeError: if it is damaged.
+        """
+        values, labels, positions = self.__getitems__([index])
+        return Item(values[0], int(labels[0]), int(positions[0]))
+
+    def __getitems__(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """A batch of any images, in the order asked for; DataLoaders call it.
+
+        Raises:
+            IndexError: if there is none of such a number.
+            TsaeError: if one is damaged; the message names it.
+        """
+        numbers = np.asarray(indices, np.int64)
+        positions = self.positions[numbers]
+        if self._preloaded is None:
+            values = torch.from_numpy(self._decode(positions))
+        else:
+            values = self._preloaded[torch.from_numpy(numbers)]
+        if self.kind == "pixels":
+            values = values.permute(0, 3, 1, 2)
+        return Batch(values, torch.from_numpy(self.labels[numbers]), torch.from_numpy(positions))
+
+    def _decode(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        records = self._row_groups.records(positions)
+        if self.kind == "pixels":
+            return self.archive.decode_records(records)
+        latents = self.archive.latents_of_records(records)
+        if self._scale is not None:
+            return self._scale.dequantize(latents)
+        return latents if latents.flags.writeable else latents.copy()
+
+
+def _number(labels: pa.ChunkedArray, classes: Sequence[str] | None) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of classes, and the number of each label among them."""
+    column = pa.chunked_array(labels.chunks, pa.string()).combine_chunks().dictionary_encode()
+    found: list[str] = column.dictionary.to_pylist()
+    names = _sorted(found) if classes is None else list(classes)
+    numbers = {name: number for number, name in enumerate(names)}
+    strange = next((name for name in found if name not in numbers), None)
+    if strange is not None:
+        raise InputError(f"label {shown(strange)}: none of the {len(names)} classes; add it, or select images without it")
+    of_entry = np.array([*(numbers[name] for name in found), NO_LABEL], np.int64)
+    return names, of_entry[column.indices.fill_null(len(found)).to_numpy()]
+
+
+def _sorted(names: list[str]) -> list[str]:
+    try:
+        return sorted(names, key=lambda name: (int(name), name))
+    except ValueError:
+        return sorted(names)
+
+
+def collate(batch: Batch | Sequence[Item]) -> Batch:
+    """For `DataLoader(..., collate_fn=)`: batches pass as they are; single images, as wrappers may give, are stacked.
+
+    Args:
+        batch: What `LatentDataset` gave.
+    """
+    if isinstance(batch, Batch):
+        return batch
+    values, labels, positions = zip(*batch, strict=True)
+    return Batch(torch.stack(values), torch.tensor(labels), torch.tensor(positions))
