@@ -40,6 +40,7 @@ LAYERS = [
     {
         "tsae.cli",
         "tsae.cli_on_demand",
+        "tsae.completion",
         "tsae.__main__",
         "pipelines.compress",
         "pipelines.decompress",

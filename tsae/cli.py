@@ -195,6 +195,9 @@ def _build_parser() -> argparse.ArgumentParser:
 
     models = add("models", _models, "show the models that come with tsae")
     models.add_argument("--json", action="store_true")
+
+    completion = add("completion", _completion, "print a script by which a shell completes commands and flags")
+    completion.add_argument("shell", choices=["bash", "zsh", "fish"])
     return parser
 
 
@@ -437,6 +440,13 @@ def _models(args: argparse.Namespace, flags: list[str]) -> int:
         qualities = f"qualities 1 to {model['qualities']}" if model["qualities"] else "one quality"
         print(f"{model['name']}{default}: latents {model['latents']}, {qualities}, ", end="")
         print(f"{model['parameters']:,} parameters, file of {model['model_bytes']:,} bytes, card {model['card']}")
+    return 0
+
+
+def _completion(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.completion import completion_script
+
+    print(completion_script(_build_parser(), args.shell))
     return 0
 
 
