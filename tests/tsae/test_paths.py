@@ -831,3 +831,30 @@ def test_any_name_can_be_written_and_listed(tmp_path_factory: pytest.TempPathFac
     folder.write(f"sub/{name}", b"content")
     assert folder.read(f"sub/{name}") == b"content"
     assert folder.sizes_bytes() == {f"sub/{name}": 7}
+
+
+# Files that are written bit by bit
+
+
+def test_a_file_written_bit_by_bit_is_there_when_it_is_whole(place: str) -> None:
+    path = f"{place}/new/a.zip"
+    with paths.written_file(path) as file:
+        file.write(b"abc")
+        assert paths.kind(path) is None
+        file.seek(1)
+        file.write(b"x")
+    assert paths.read_file(path) == b"axc"
+    with paths.written_file(path) as file:
+        file.write(b"n")
+    assert paths.read_file(path) == b"n"
+
+
+def test_of_a_file_that_is_not_finished_nothing_is_left(place: str) -> None:
+    path = f"{place}/a.zip"
+    with paths.written_file(path) as file:
+        file.write(b"old")
+    with contextlib.suppress(ZeroDivisionError), paths.written_file(path) as file:
+        file.write(b"new")
+        1 / 0
+    assert paths.read_file(path) == b"old"
+    assert Folder(place).sizes_bytes() == {"a.zip": 3}

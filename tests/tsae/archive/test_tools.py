@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +41,11 @@ def blocks(language: str) -> list[str]:
 
 
 def run_python() -> dict[str, Any]:
-    """The names that the page's Python leaves behind."""
+    """The names that the page's Python leaves behind, without that for Hugging Face's library."""
     names: dict[str, Any] = {}
     for block in blocks("python"):
-        exec(block, names)  # noqa: S102 - the page is ours
+        if "import datasets" not in block:
+            exec(block, names)  # noqa: S102 - the page is ours
     return names
 
 
@@ -104,6 +109,47 @@ def test_the_pages_python_gives_what_the_archive_gives(place: Path) -> None:
         assert names["latents"].dtype == np.int8
         assert names["y_hat"].shape == (len(archive), *archive.manifest.latent_shape)
         assert names["images"].shape == (6 + 1, 32, 32, 3)
+
+
+def test_the_pages_loader_gives_what_the_archive_gives(place: Path) -> None:
+    names = run_python()
+    rows = facts()
+    assert [names["data"].classes[label] if label >= 0 else None for label in names["data"].labels] == [
+        r["label"] for r in rows
+    ]
+    assert names["state"]["images"] == len(rows)
+    assert np.array_equal(names["values"].numpy(), names["data"].__getitems__(names["positions"].numpy()).values.numpy())
+    assert list(names["loader"]) == []
+
+
+HUGGING_FACE = """
+import sys
+import numpy as np
+names = {}
+exec(open(sys.argv[1]).read(), names)
+signs, archive = names["signs"], names["archive"]
+rows = [row for row in archive.rows() if row["label"] is not None]
+assert [signs.features["label"].names[label] for label in signs[:]["label"]] == [row["label"] for row in rows]
+assert np.array_equal(signs[:]["latents"], archive.latents([row["key"] for row in rows]))
+assert names["first"]["latents"].shape == (4, 8, 8, 8)
+import datasets, torch
+for batch in torch.utils.data.DataLoader(signs, batch_size=4):
+    assert batch["latents"].dtype == torch.int8
+stream = datasets.load_dataset(
+    "parquet", data_files="signs-archive/shards/*.parquet", split="train", streaming=True, columns=["key", "psnr_db"]
+)
+assert list(stream) == [{name: row[name] for name in ("key", "psnr_db")} for row in archive.rows()]
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="needs datasets")
+def test_hugging_faces_library_loads_shards(place: Path) -> None:
+    (block,) = [block for block in blocks("python") if "import datasets" in block]
+    (place / "page.py").write_text(block)
+    environ = {**os.environ, "HF_HOME": str(place / "hf"), "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run([sys.executable, "-c", HUGGING_FACE, "page.py"], env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_pages_checksum_finds_a_changed_record(place: Path) -> None:
