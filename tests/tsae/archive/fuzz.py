@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -45,6 +46,7 @@ from tsae.archive.parquet import split_file
 from tsae.archive.shards import SHARD_FILE
 from tsae.errors import TsaeError
 from tsae.reader import Archive
+from tsae.selection import Selection
 
 Files = dict[str, bytes]
 """A whole archive: relative names to bytes."""
@@ -154,6 +156,8 @@ def operations(keys: list[str]) -> dict[str, Callable[[Archive], Any]]:
         "keys": list,
         "glob": lambda archive: list(archive.keys("s*")),
         "rows": lambda archive: list(archive.rows()),
+        "selection": lambda archive: list(archive.rows(Selection(prefix="s", min_bytes=1, min_px=1, sort="psnr", limit=9))),
+        "row groups": lambda archive: archive.row_groups(4).records(np.arange(len(keys))).streams,
         "table": lambda archive: archive.to_table(),
         "all at once": lambda archive: table(archive._files.records(keys)),
         "latents": lambda archive: archive.latents(keys).tolist(),
