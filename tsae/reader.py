@@ -23,6 +23,7 @@ from tsae.archive import (
     Manifest,
     Records,
     RowGroups,
+    digest,
     hold_manifest,
 )
 from tsae.config import IMAGE_SIZE_PX, RAW_BYTES
@@ -71,6 +72,11 @@ class Archive:
     def manifest(self) -> Manifest:
         """What the archive is."""
         return self._files.manifest
+
+    @property
+    def state(self) -> str:
+        """Which state this is: the SHA-256 of the manifest, 64 hexadecimal digits; the same of every copy."""
+        return digest(self._files.manifest_text)
 
     def __len__(self) -> int:
         """Number of images."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tsae.archive import shown
+from tsae.archive import digest, shown
 from tsae.data.order import WINDOW
 from tsae.errors import InputError
 from tsae.reader import Archive, open_archive
@@ -64,6 +64,8 @@ class LatentDataset(Dataset[Item]):
 
     Decoding takes its time again in each epoch; with `preload` it is done once, into memory that workers share.
 
+    `fingerprint` tells which images these are, in which order: it is another one when the archive has changed.
+
     It may be pickled and used in any number of processes and threads. Each process keeps up to `kept_groups` row groups of
     250 kB as they are stored. Latents need no torch to be decoded, but this class does.
     """
@@ -108,6 +110,7 @@ class LatentDataset(Dataset[Item]):
         self.classes, self.labels = _number(table.column("label"), classes)
         self._row_groups = self.archive.row_groups(kept_groups)
         self.groups: NDArray[np.intp] = self._row_groups.of(self.positions)
+        self.fingerprint = digest(self.archive.state.encode() + self.positions.tobytes())[:16]
         self._scale = self.archive.latent_scale() if kind == "floats" else None
         self._preloaded = self._preload() if preload and len(self) else None
 

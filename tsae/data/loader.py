@@ -53,7 +53,9 @@ class LatentLoader:
             ValueError: if a number is not as described.
         """
         self.dataset = dataset
-        self.order = BatchOrder(dataset.groups, batch_size, shuffle, seed, rank, world_size, uneven, window)
+        self.order = BatchOrder(
+            dataset.groups, batch_size, shuffle, seed, rank, world_size, uneven, window, fingerprint=dataset.fingerprint
+        )
         self._loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=self.order, collate_fn=collate, **options)  # type: ignore[arg-type]
         self._done = 0
 
@@ -85,7 +87,7 @@ class LatentLoader:
         """Makes the next iteration the rest of the epoch of a state.
 
         Raises:
-            ValueError: if the state is of another number of images, or another order.
+            ValueError: if the state is of other images, another archive state say, or of another order.
         """
         self.order.load_state(state)
         self._done = 0

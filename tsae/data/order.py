@@ -63,6 +63,7 @@ class BatchOrder:
         window: Row groups that are mixed.
         epoch: 0 or more.
         images: How many images of the order are done; the batches go on after them.
+        fingerprint: Which images these are; states of others are refused. See `LatentDataset`.
     """
 
     groups: NDArray[np.intp]
@@ -75,6 +76,7 @@ class BatchOrder:
     window: int = WINDOW
     epoch: int = 0
     images: int = 0
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         """Checks the numbers.
@@ -136,12 +138,17 @@ class BatchOrder:
         """Goes on after the images that are done; seed and epoch become those of the state.
 
         Raises:
-            ValueError: if it is of another number of images, or another way to order them.
+            ValueError: if it is of other images, or of another way to order them.
         """
-        other = {name: state[name] for name, value in self._facts().items() if state[name] != value}
+        other = {name: state.get(name) for name, value in self._facts().items() if state.get(name) != value}
         if other:
             raise ValueError(f"the state is of {other}, not {self._facts()}: what is done of one order says nothing of another")
         self.seed, self.epoch, self.images = (int(state[name]) for name in ("seed", "epoch", "images"))
 
     def _facts(self) -> dict[str, Any]:
-        return {"count": len(self.groups), "shuffle": self.shuffle, "window": self.window}
+        return {
+            "fingerprint": self.fingerprint,
+            "count": len(self.groups),
+            "shuffle": self.shuffle,
+            "window": self.window,
+        }

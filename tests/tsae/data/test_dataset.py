@@ -253,7 +253,8 @@ def test_a_stopped_epoch_goes_on_exactly(archives: dict[str, str], workers: int)
         if len(had) == 5:
             break
     state = json.loads(json.dumps(loader.state_dict()))
-    assert state == {"seed": 2, "epoch": 4, "images": 15, "count": 40, "shuffle": True, "window": 64}
+    facts = {"fingerprint": data.fingerprint, "count": 40, "shuffle": True, "window": 64}
+    assert state == {"seed": 2, "epoch": 4, "images": 15, **facts}
     again = LatentLoader(data, 3, num_workers=2 - workers)
     again.load_state_dict(state)
     assert len(again) == len(wanted) - 5
@@ -279,3 +280,16 @@ def test_the_state_in_the_last_batch_is_of_a_finished_epoch(archives: dict[str, 
     loader.load_state_dict(states[-1])
     assert told(loader) == []
     assert loader.state_dict()["epoch"] == 1
+
+
+def test_a_state_of_other_images_is_refused(archives: dict[str, str]) -> None:
+    state = LatentLoader(LatentDataset(archives["tsae"])).state_dict()
+    others = (
+        LatentDataset(archives["seed-8x8x8"]),
+        LatentDataset(archives["tsae"], which=tsae.Selection(sort="psnr")),
+        LatentDataset(archives["tsae"], which="s*"),
+    )
+    for other in others:
+        with pytest.raises(ValueError, match="another"):
+            LatentLoader(other).load_state_dict(state)
+    LatentLoader(LatentDataset(archives["tsae"], "pixels")).load_state_dict(state)
