@@ -34,7 +34,7 @@ def script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (["c"], {"compress", "completion"}),
+        (["complet"], {"completion"}),
         (["sh"], {"sheet"}),
         (["ls", "signs-archive", "--min-p"], {"--min-psnr", "--min-px"}),
         (["ls", "signs-archive", "--sort", "p"], {"position", "psnr"}),
