@@ -145,6 +145,7 @@ def _parse_pipeline(command: str, argv: Sequence[str]) -> tuple[argparse.Namespa
 
 def _build_parser() -> argparse.ArgumentParser:
     from pipelines import options as job_options
+    from tsae.serve.options import add_arguments as add_serve_arguments
 
     parser = _Parser(prog="tsae", allow_abbrev=False, description="Traffic-sign images as small archives of Parquet shards.")
     parser.add_argument("--version", action="version", version=f"tsae {__version__}")
@@ -192,6 +193,9 @@ def _build_parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true")
 
     _add_compact(add("compact", _compact, "merge small shards of an archive, and remove records from it"))
+
+    serve = add("serve", _serve, "decode over HTTP (needs the extra serve)")
+    add_serve_arguments(serve)
 
     models = add("models", _models, "show the models that come with tsae")
     models.add_argument("--json", action="store_true")
@@ -426,6 +430,19 @@ def _describe_quality(info: dict[str, Any]) -> str:
     if info["psnr_mean_db"] is None:
         return f"not measured{lossless}"
     return f"mean {info['psnr_mean_db']:.2f} dB, worst {info['psnr_min_db']:.2f} dB from latents{lossless}"
+
+
+def _serve(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.serve.options import serve_options
+
+    options = serve_options(args)
+    try:
+        from tsae.serve.server import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("tsae"):
+            raise
+        raise InputError(f"tsae serve needs {error.name}; install it with pip install 'tsae[serve]'") from error
+    return serve(options)
 
 
 def _models(args: argparse.Namespace, flags: list[str]) -> int:
