@@ -20,7 +20,7 @@ from tsae import __version__
 from tsae.serve import http, pages, schemas
 from tsae.serve.description import describe_html
 from tsae.serve.metrics import CONTENT_TYPE, Metrics
-from tsae.serve.pictures import LATENTS, MEDIA_TYPES, Form
+from tsae.serve.pictures import LATENTS, MEDIA_TYPES, Form, image_form
 from tsae.serve.problems import MEDIA_TYPE, Problem
 from tsae.serve.service import Answer, Asked, Service, find_all, new_stream
 from tsae.serve.streams import MEDIA_TYPES as STREAM_TYPES
@@ -89,7 +89,7 @@ async def get_image(
     """Lossless in either format: PNG, unless `Accept` prefers WebP. Strong `ETag`s; immutable with `v`."""
     service, asked = service_of(request), asked_of(request)
     name = service.choose_format(format, asked.accept)
-    form = Form(name, None if name == "npy" else size)
+    form = image_form(name, size)
     found = http.key_in_path(request.scope["raw_path"], b"/images/")
     return respond(await service.file(found, form, MEDIA_TYPES[name], v, asked))
 
@@ -182,7 +182,7 @@ async def post_batch(request: Request) -> Response:
     if len(wanted.keys) > most:
         raise Problem("too-large", f"{len(wanted.keys):,} keys, at most {most:,} are taken")
     stream = new_stream(media_type)
-    form = Form(wanted.format, wanted.size if wanted.format in ("png", "webp") else None)
+    form = image_form(wanted.format, wanted.size)
 
     async def pieces() -> AsyncIterator[bytes]:
         with service.state().used() as state:
@@ -290,7 +290,7 @@ def make_app(service: Service) -> FastAPI:
             allow_headers=["authorization", "content-type", "if-none-match"],
             expose_headers=exposed,
         )
-    _describe_security(app, has_token=service.options.token is not None)
+    _complete_description(app, service)
     return app
 
 
@@ -303,21 +303,26 @@ def _with_page(routes: APIRouter) -> APIRouter:
     return kept
 
 
-def _describe_security(app: FastAPI, *, has_token: bool) -> None:
-    """Adds to the description what FastAPI cannot know: the token, and the form of problems."""
+def _complete_description(app: FastAPI, service: Service) -> None:
+    """Adds to the description what FastAPI cannot know: the token, the form of problems, and a key that there is."""
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = make()
-            components = schema.setdefault("components", {})
-            components.setdefault("schemas", {})["ProblemDetails"] = schemas.ProblemDetails.model_json_schema()
-            if has_token:
-                components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-                schema["security"] = [{"token": []}]
-                for path in ("/healthz", "/readyz"):
-                    schema["paths"][path]["get"]["security"] = []
-        return app.openapi_schema or make()
+        schema = make()
+        components = schema.setdefault("components", {})
+        components.setdefault("schemas", {})["ProblemDetails"] = schemas.ProblemDetails.model_json_schema()
+        if service.options.token is not None:
+            components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{"token": []}]
+            for path in ("/healthz", "/readyz"):
+                schema["paths"][path]["get"]["security"] = []
+        state = service.follower.state
+        if state is not None and len(state.index):
+            key = state.index.key(state.index.row(0))
+            for path in ("/images/{key}", "/latents/{key}"):
+                schema["paths"][path]["get"]["parameters"][0]["example"] = key
+            schema["paths"]["/batch"]["post"]["requestBody"]["content"]["application/json"]["example"] = {"keys": [key]}
+        return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 

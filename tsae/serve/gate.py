@@ -134,8 +134,6 @@ class _Exchange:
             return
         body = problem.body()
         headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
-        if problem.name in ("too-large", "unauthorized", "busy", "too-slow"):
-            headers["connection"] = "close"  # a body may not have been read
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": problem.status, "headers": pairs})
         await self._send({"type": "http.response.body", "body": body})

@@ -9,6 +9,9 @@ from urllib.parse import quote, unquote_to_bytes
 IMMUTABLE = "public, max-age=31536000, immutable"
 """`Cache-Control` of what a URL with a version names."""
 
+IMMUTABLE_PRIVATE = IMMUTABLE.replace("public", "private")
+"""The same where a token is needed: caches that others share must not keep it."""
+
 REVALIDATED = "no-cache"
 """`Cache-Control` of what may change: to be kept, but asked for again each time."""
 

@@ -88,6 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-requests", type=int, default=limits.requests, metavar="N", help="at a time (default: %(default)s)")
     parser.add_argument("--max-batch", type=int, default=limits.batch_keys, metavar="N", help="keys of one (default: %(default)s)")
     parser.add_argument("--max-seconds", type=float, default=limits.seconds, metavar="S", help="of a request (default: 30)")
+    # For tests, and for whoever knows why.
+    for name, value in (("batch", limits.batch_seconds), ("head", limits.head_seconds), ("stop", limits.stop_seconds)):
+        parser.add_argument(f"--max-{name}-seconds", type=float, default=value, help=argparse.SUPPRESS)
     parser.add_argument("--log-requests", action="store_true", help="tell of each request")
     parser.add_argument("--log-json", action="store_true", help="JSON lines on standard error")
 
@@ -109,7 +112,14 @@ def serve_options(args: argparse.Namespace) -> ServeOptions:
         raise InputError(f"--threads {args.threads}: must be 1 or more")
     token = read_token(args.token_file)
     check_openness(args.host, token, args.no_token)
-    limits = Limits(requests=args.max_requests, batch_keys=args.max_batch, seconds=args.max_seconds)
+    limits = Limits(
+        requests=args.max_requests,
+        batch_keys=args.max_batch,
+        seconds=args.max_seconds,
+        batch_seconds=args.max_batch_seconds,
+        head_seconds=args.max_head_seconds,
+        stop_seconds=args.max_stop_seconds,
+    )
     return ServeOptions(
         archive=args.archive,
         host=args.host,

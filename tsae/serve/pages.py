@@ -100,7 +100,7 @@ class Pages:
             code = self._index.labels.find(query.label)
             conditions.append(columns.labels[rows] == (-2 if code is None else code))
         if query.min_psnr_db is not None:
-            conditions.append(columns.psnrs_db[rows] >= query.min_psnr_db)
+            conditions.append(columns.psnrs_db[rows] >= np.float64(query.min_psnr_db))
         return np.logical_and.reduce(conditions) if conditions else None
 
     def _values(self, sort: Sort, is_descending: bool) -> NDArray[Any]:

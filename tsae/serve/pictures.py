@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tsae import png
 from tsae.archive import Records, concatenate
+from tsae.config import IMAGE_SIZE_PX
 from tsae.errors import CorruptDataError, TsaeError
 from tsae.images import encode_image
 from tsae.reader import Archive
@@ -43,6 +44,12 @@ class Form:
     def tag(self) -> str:
         """As a part of an entity tag."""
         return self.format if self.size_px is None else f"{self.format}-{self.size_px}"
+
+
+def image_form(file_format: str, size_px: int | None) -> Form:
+    """The form that a client asks for: only pictures are scaled, and not to the size that they have."""
+    is_scaled = file_format in ("png", "webp") and size_px != IMAGE_SIZE_PX
+    return Form(file_format, size_px if is_scaled else None)
 
 
 @dataclasses.dataclass(frozen=True)

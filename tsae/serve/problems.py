@@ -32,6 +32,10 @@ RETRY_S = {"busy": 1, "too-slow": 5, "not-ready": 1, "unavailable": 10}
 """When to try again, of problems that may pass."""
 
 
+UNREAD = ("too-large", "unauthorized", "busy", "too-slow")
+"""Problems where a body may not have been read: what follows it on the connection cannot be found."""
+
+
 class Problem(Exception):
     """Ends a request with an answer of its own."""
 
@@ -47,6 +51,8 @@ class Problem(Exception):
         headers = {"cache-control": "no-store"}
         if self.name in RETRY_S:
             headers["retry-after"] = str(RETRY_S[self.name])
+        if self.name in UNREAD:
+            headers["connection"] = "close"
         if self.name == "unauthorized":
             headers["www-authenticate"] = "Bearer"
         return headers

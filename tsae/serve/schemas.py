@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-MAX_KEY_CHARACTERS = 4096
+
+def _whole(value: Any) -> Any:
+    """In JSON, 32.0 is an integer too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
 
 
 class ImageFacts(BaseModel):
@@ -101,7 +105,7 @@ class BatchRequest(BaseModel):
 
     keys: list[str] = Field(min_length=1, description="One that comes twice counts once")
     format: Literal["png", "webp", "npy", "latents"] = "png"
-    size: int | None = Field(default=None, ge=1, le=1024, description="Side to scale to, in px; for png and webp")
+    size: Annotated[int | None, BeforeValidator(_whole)] = Field(default=None, ge=1, le=1024, description="Side to scale to, in px; for png and webp")
 
 
 class Health(BaseModel):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,17 @@ from tsae.serve.options import Limits, ServeOptions
 from tsae.serve.service import Service
 
 BACKLOG = 512
+
+SWITCH_INTERVAL_S = 0.001
+"""How long a decoding thread may keep the event loop from Python; the 5 ms of Python's own add up to a slow answer."""
+
+
+class _ToLog(logging.Handler):
+    """What uvicorn says, as this program says things."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            log.say("http", " ".join(record.getMessage().split())[:500], "warning")
 
 
 class _Server(uvicorn.Server):
@@ -120,6 +133,8 @@ def serve(options: ServeOptions) -> int:
         backlog=BACKLOG,
         proxy_headers=False,
     )
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    logging.getLogger("uvicorn").handlers, logging.getLogger("uvicorn").propagate = [_ToLog()], False
     with contextlib.closing(listener):
         _run_loop(config, listener, options.archive)
     return 0

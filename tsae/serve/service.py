@@ -69,6 +69,7 @@ class Service:
         self.cache: ByteCache[tuple[str, str], bytes] = ByteCache(options.cache_bytes)
         self.groups = GroupReader(options.group_bytes)
         self.batcher: Batcher[Wanted, Result] = Batcher(Renderer(self.groups), options.threads, BATCH_IMAGES)
+        self._keeping = http.IMMUTABLE if options.token is None else http.IMMUTABLE_PRIVATE
         self._following: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -114,7 +115,7 @@ class Service:
             if version is not None and version != found:
                 raise Problem("no-such-version", f"{shown(name)}: is of version {found}", version=found)
             etag = f'"{found}-{form.tag}"'
-            headers = {"etag": etag, "cache-control": http.IMMUTABLE if version else http.REVALIDATED, "vary": "Accept"}
+            headers = {"etag": etag, "cache-control": self._keeping if version else http.REVALIDATED, "vary": "Accept"}
             if http.is_known(asked.if_none_match, etag):
                 return Answer(304, headers)
             body = self.cache.get((name, etag))
@@ -280,10 +281,13 @@ def new_stream(media_type: str) -> FileStream:
 
 def part_headers(state: State, key: str, row: int, form: Form) -> dict[str, str]:
     """What a part of a multipart stream says of its image."""
-    version = state.version(row)
+    version, is_image = state.version(row), form.format != LATENTS
+    place = f"{http.path_of('/images/' if is_image else '/latents/', key)}?v={version}"
+    place += f"&format={form.format}" if is_image else ""
+    place += f"&size={form.size_px}" if form.size_px is not None else ""
     return {
         "content-type": MEDIA_TYPES.get(form.format, MEDIA_TYPES["npy"]),
-        "content-location": f"{http.path_of('/images/', key)}?v={version}",
+        "content-location": place,
         "etag": f'"{version}-{form.tag}"',
     }
 

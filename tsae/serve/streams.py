@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import secrets
 import zipfile
-from typing import Protocol
+from typing import IO, Protocol, cast
 from urllib.parse import quote
 
 MEDIA_TYPES = {"application/zip": "zip", "multipart/mixed": "multipart"}
@@ -26,23 +25,23 @@ class FileStream(Protocol):
         """The last bytes."""
 
 
-class _Sink(io.RawIOBase):
+class _Sink:
     """Takes what is written, until it is drained; cannot seek."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._size = 0
 
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
+    def write(self, data: bytes | bytearray | memoryview) -> int:
         self._parts.append(bytes(data))
         self._size += len(data)
         return len(data)
 
     def tell(self) -> int:
         return self._size
+
+    def flush(self) -> None:
+        pass
 
     def drain(self) -> bytes:
         parts, self._parts = self._parts, []
@@ -57,7 +56,7 @@ class ZipStream:
     def __init__(self) -> None:
         """Without members."""
         self._sink = _Sink()
-        self._zip = zipfile.ZipFile(self._sink, "w", zipfile.ZIP_STORED)
+        self._zip = zipfile.ZipFile(cast(IO[bytes], self._sink), "w", zipfile.ZIP_STORED)
 
     def add(self, name: str, data: bytes, headers: dict[str, str]) -> bytes:
         """A member; a ZIP file has no headers."""
