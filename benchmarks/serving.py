@@ -5,8 +5,8 @@
 Needs wrk and nginx on the path, and the extra `serve`. Archives as benchmarks/access.py writes them; all servers and wrk
 share the cores of this machine. *uncached* is `GET` of random keys with `--cache-mb 0`, so that every image is decoded and
 encoded; row groups that were read are kept, as they are by default. *cold* keeps no row groups either. *cached* is one image
-over and over. *pages* are JSON pages of 100 of 100,000 records, sorted and filtered. *memory* is the resident size of the server
-after each part of so many uncached requests.
+over and over. *pages* are JSON pages of 100 of 100,000 records, sorted and filtered. *memory* is the resident size of the
+server after each part of so many uncached requests.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ PAGE_RECORDS = 100_000
 
 def wrk(port: int, clients: int, seconds: float, path: str, keys: int = 0, after: str = "") -> dict[str, Any]:
     """The figures of a run of wrk on one thread."""
-    command = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", str(HERE / "serving.lua")]
+    command = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
+    command += ["-s", str(HERE / "serving.lua")]
     command += [f"http://127.0.0.1:{port}", "--", path, str(keys), after]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     found: dict[str, Any] = json.loads(next(line for line in lines if line.startswith("JSON "))[5:])
@@ -107,7 +108,7 @@ def measure_images(archive: str, images: int, seconds: float) -> dict[str, Any]:
 
 def measure_batches(port: int, images: int, seconds: float, keys_each: int = 5000) -> dict[str, Any]:
     """Batches of random keys, one after the other, read by a client that only counts."""
-    connection, rng, done = http.client.HTTPConnection("127.0.0.1", port, timeout=120), random.Random(0), 0
+    connection, rng, done = http.client.HTTPConnection("127.0.0.1", port, timeout=120), random.Random(0), 0  # noqa: S311
     started_s = time.monotonic()
     while time.monotonic() - started_s < seconds:
         keys = [access.key(i) for i in rng.sample(range(images), min(keys_each, images))]
@@ -124,7 +125,7 @@ def measure_memory(archive: str, images: int, requests: int) -> dict[str, Any]:
     with served(archive, "--cache-mb", "8") as (port, pid):
         done, samples = 0, [(0, rss_mb(pid))]
         while done < requests:
-            done += wrk(port, 16, 10, "/images/", images, f"?size={random.randint(33, 40)}" if done % 2 else "")["requests"]
+            done += wrk(port, 16, 10, "/images/", images, f"?size={33 + done % 8}" if done % 2 else "")["requests"]
             samples.append((done, rss_mb(pid)))
     return {"requests": done, "rss_mb": samples}
 
@@ -161,7 +162,8 @@ def measure_columns(records: int) -> dict[str, Any]:
     started_s = time.monotonic()
     summarize(index)
     summary_s, pages = time.monotonic() - started_s, Pages(index)
-    queries = {"key": Query(), "psnr": Query(sort="psnr"), "label": Query(label="7"), "prefix": Query("0000000001", sort="psnr")}
+    queries = {"key": Query(), "psnr": Query(sort="psnr"), "label": Query(label="7")}
+    queries["prefix"] = Query("0000000001", sort="psnr")
     first_ms, again_ms = ({name: timed_ms(pages, query) for name, query in queries.items()} for _ in range(2))
     return {
         "records": records,

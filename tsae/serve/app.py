@@ -44,6 +44,8 @@ def _binary(*media_types: str) -> dict[str, Any]:
 
 UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "What `If-None-Match` names is still right"}}
 
+PROMETHEUS = {"description": "Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
+
 Key = Annotated[str, Path(description="Percent-encoded; `/` may stay, and `%2F` means the same")]
 Version = Annotated[str | None, Query(description="Of the image; the answer never changes then. 404 if it is another one")]
 Size = Annotated[int | None, Query(ge=1, le=1024, description="Side to scale to, in px (bicubic)")]
@@ -81,7 +83,7 @@ async def get_image(
     request: Request,
     key: Key,
     size: Size = None,
-    format: Annotated[  # noqa: A002 - its name in the query
+    format: Annotated[
         Literal["png", "webp", "npy"] | None, Query(description="In place of `Accept`; npy is uint8 `[32, 32, 3]`")
     ] = None,
     v: Version = None,
@@ -113,7 +115,7 @@ async def get_latents(request: Request, key: Key, v: Version = None) -> Response
     responses={200: {"model": schemas.ImagePage}, **UNCHANGED, **_problems(404, 422)},
     summary="A page of records",
 )
-def get_page(
+async def get_page(
     request: Request,
     prefix: Prefix = "",
     label: Label = None,
@@ -125,10 +127,15 @@ def get_page(
 ) -> Response:
     """Images that were not measured come last where `sort=psnr`. 404 if `after` is no key, unless `sort=key`."""
     query = pages.Query(prefix, label, min_psnr, sort, order == "desc")
-    return respond(service_of(request).page(query, limit, after, asked_of(request)))
+    return respond(await service_of(request).page(query, limit, after, asked_of(request)))
 
 
-@router.get("/stats", response_class=Response, responses={200: {"model": schemas.Stats}, **UNCHANGED, **_problems()}, summary="Figures")
+@router.get(
+    "/stats",
+    response_class=Response,
+    responses={200: {"model": schemas.Stats}, **UNCHANGED, **_problems()},
+    summary="Figures",
+)
 async def get_stats(request: Request) -> Response:
     """Totals, histograms of PSNR and bytes, figures of each label."""
     return respond(service_of(request).stats(asked_of(request)))
@@ -208,7 +215,12 @@ def _first_fault(errors: Any) -> str:
     return f"{place}: {first['msg']}"[:300]
 
 
-@router.get("/healthz", responses={200: {"model": schemas.Health}}, response_class=Response, summary="Whether the process lives")
+@router.get(
+    "/healthz",
+    response_class=Response,
+    responses={200: {"model": schemas.Health}},
+    summary="Whether the process lives",
+)
 async def get_health() -> Response:
     """Always, while it does."""
     return JSONResponse({"status": "ok"}, headers={"cache-control": "no-store"})
@@ -233,7 +245,7 @@ async def get_readiness(request: Request) -> Response:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"description": "Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}, **_problems()},
+    responses={200: PROMETHEUS, **_problems()},
     summary="For Prometheus",
 )
 async def get_metrics(request: Request) -> Response:

@@ -8,6 +8,7 @@ before. Equal requests are done once. Bulk work, which is there in parts, takes 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,11 +94,11 @@ class Batcher(Generic[K, V]):
             if self._was_bulk:
                 items, bulk = self._bulk.popleft()
                 if not bulk.cancelled():
-                    self._start(items, lambda results, bulk=bulk: None if bulk.done() else bulk.set_result(list(results)))
+                    self._start(items, functools.partial(_settle_bulk, bulk))
             else:
                 some = list(self._waiting)[: self._most]
                 futures = [self._waiting.pop(item) for item in some]
-                self._start(some, lambda results, some=some, futures=futures: self._settle(some, futures, results))
+                self._start(some, functools.partial(self._settle, some, futures))
 
     def _start(self, items: Sequence[K], settle: Callable[[Sequence[V | Exception]], None]) -> None:
         self._free -= 1
@@ -131,3 +132,8 @@ class Batcher(Generic[K, V]):
     def close(self) -> None:
         """Lets threads end with what they do; nothing more is taken."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _settle_bulk(future: asyncio.Future[list[V | Exception]], results: Sequence[V | Exception]) -> None:
+    if not future.done():  # whoever asked may have gone
+        future.set_result(list(results))

@@ -6,9 +6,11 @@ from html import escape
 from typing import Any
 
 STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#21242a;background:#faf9f6}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "body{color:#21242a;background:#faf9f6}"
     "h2{margin:2rem 0 0;font-size:1.1rem}code{background:#eeece6;padding:.1em .3em;border-radius:3px}"
-    "table{border-collapse:collapse;margin:.5rem 0}td{padding:.2rem 1rem .2rem 0;vertical-align:top;border-top:1px solid #dedbd4}"
+    "table{border-collapse:collapse;margin:.5rem 0}"
+    "td{padding:.2rem 1rem .2rem 0;vertical-align:top;border-top:1px solid #dedbd4}"
     "@media(prefers-color-scheme:dark){body{color:#e4e2dc;background:#1b1c1f}code{background:#2b2d31}td{border-color:#3a3c40}}"
 )
 
@@ -36,7 +38,7 @@ def _text(text: str) -> str:
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     rows = "".join(_parameter(parameter) for parameter in operation.get("parameters", []))
-    media_types = [name for name in operation["responses"].get("200", {}).get("content", {})]
+    media_types = list(operation["responses"].get("200", {}).get("content", {}))
     head = f"<h2><code>{method.upper()} {escape(path)}</code> {escape(operation.get('summary', ''))}</h2>"
     answers = f"<p>Answers {', '.join(map(escape, media_types))}; statuses {', '.join(sorted(operation['responses']))}.</p>"
     return f"{head}<p>{_text(operation.get('description', ''))}</p>" + (f"<table>{rows}</table>" if rows else "") + answers

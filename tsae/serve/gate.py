@@ -105,7 +105,7 @@ class _Exchange:
         self._gate._metrics.observe(path, status, seconds, self._sent_bytes)
         if self._gate._log_requests:
             facts = {"method": self._scope["method"], "path": path[:500], "status": status, "bytes": self._sent_bytes}
-            message = f"{facts['method']} {ascii(facts['path'])} {status} {self._sent_bytes} bytes {seconds * 1e3:.1f} ms"
+            message = f"{facts['method']} {facts['path']!a} {status} {self._sent_bytes} bytes {seconds * 1e3:.1f} ms"
             log.say("request", message, **facts, ms=round(seconds * 1e3, 3))
 
     def _check_length(self, headers: dict[bytes, bytes]) -> None:

@@ -45,9 +45,7 @@ class GroupReader:
             records, intact = reader.check(table.take(rows), group)
         except TsaeError as error:
             return [error] * len(rows)
-        return [
-            records.take([i]) if intact[i] else _damaged(reader.source, records.keys[i]) for i in range(len(rows))
-        ]
+        return [records.take([i]) if intact[i] else _damaged(reader.source, records.keys[i]) for i in range(len(rows))]
 
 
 def _damaged(source: str, key: str) -> CorruptDataError:

@@ -68,7 +68,7 @@ class _ServiceCollector(Collector):
         yield CounterMetricFamily("tsae_decoder_batches", "Batches that were decoded", service.batcher.batches)
         yield CounterMetricFamily("tsae_decoder_images", "Images that were decoded", service.batcher.items)
         yield GaugeMetricFamily("tsae_decoder_queue", "Images that wait for the decoder", service.batcher.queued)
-        yield GaugeMetricFamily("tsae_archive_up", "1 if the archive is whole as far as is known", service.follower.fault is None)
+        yield GaugeMetricFamily("tsae_archive_up", "1 unless the archive is gone or damaged", service.follower.fault is None)
         if state is not None:
             yield GaugeMetricFamily("tsae_archive_images", "Images of the state that is served", len(state.index))
             yield GaugeMetricFamily("tsae_archive_opened_seconds", "When that state was opened, Unix time", state.opened_s)

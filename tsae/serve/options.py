@@ -84,9 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-mb", type=int, default=64, metavar="MB", help="for encoded images (default: %(default)s)")
     parser.add_argument("--group-mb", type=int, default=64, metavar="MB", help="for row groups read (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="that decode (default: one less than cores, 4 at most)")
-    parser.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between looks for new commits (default: 1)")
-    parser.add_argument("--max-requests", type=int, default=limits.requests, metavar="N", help="at a time (default: %(default)s)")
-    parser.add_argument("--max-batch", type=int, default=limits.batch_keys, metavar="N", help="keys of one (default: %(default)s)")
+    parser.add_argument("--interval", type=float, default=1.0, metavar="S", help="between looks for commits (default: 1)")
+    parser.add_argument("--max-requests", type=int, default=limits.requests, metavar="N", help="at a time (default: 256)")
+    parser.add_argument("--max-batch", type=int, default=limits.batch_keys, metavar="N", help="keys of one (default: 10000)")
     parser.add_argument("--max-seconds", type=float, default=limits.seconds, metavar="S", help="of a request (default: 30)")
     # For tests, and for whoever knows why.
     for name, value in (("batch", limits.batch_seconds), ("head", limits.head_seconds), ("stop", limits.stop_seconds)):

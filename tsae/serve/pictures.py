@@ -97,9 +97,9 @@ class Renderer:
         archive = batch[0].archive
         records = self._groups.read(archive.files, [wanted.position for wanted in batch])
         results: list[Result | Exception] = [_check(record, wanted) for record, wanted in zip(records, batch, strict=True)]
-        intact = [place for place, result in enumerate(results) if isinstance(result, Records)]
+        intact = {place: result for place, result in enumerate(results) if isinstance(result, Records)}
         decode = archive.codec.latents if is_latents else archive.decode_records
-        arrays = decode_each(decode, [results[place] for place in intact])
+        arrays = decode_each(decode, list(intact.values()))
         for place, file in zip(intact, _encode([batch[place].form for place in intact], arrays), strict=True):
             results[place] = file
         return results
@@ -126,8 +126,9 @@ def decode_each(decode: Callable[[Records], NDArray[Any]], records: Sequence[Rec
 
 def _encode(forms: Sequence[Form], arrays: Sequence[NDArray[Any] | Exception]) -> list[Result | Exception]:
     """Files of arrays; PNG files of the usual size are written together."""
-    plain = [i for i, form in enumerate(forms) if form == Form("png") and not isinstance(arrays[i], Exception)]
-    files = dict(zip(plain, png.encode(np.stack([arrays[i] for i in plain]), [None] * len(plain)), strict=True)) if plain else {}
+    plain = {i: array for i, array in enumerate(arrays) if forms[i] == Form("png") and not isinstance(array, Exception)}
+    encoded = png.encode(np.stack(list(plain.values())), [None] * len(plain)) if plain else ()
+    files = dict(zip(plain, encoded, strict=True))
     return [files[i] if i in files else _encode_one(form, arrays[i]) for i, form in enumerate(forms)]
 
 

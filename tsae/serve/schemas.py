@@ -1,4 +1,4 @@
-"""What goes in and out as JSON, for the OpenAPI description and for checking a body; the answers themselves are plain objects."""
+"""What goes in and out as JSON: for the OpenAPI description, and to check a body. Answers themselves are plain objects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 def _whole(value: Any) -> Any:
     """In JSON, 32.0 is an integer too."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
 
 
 class ImageFacts(BaseModel):
@@ -105,7 +104,9 @@ class BatchRequest(BaseModel):
 
     keys: list[str] = Field(min_length=1, description="One that comes twice counts once")
     format: Literal["png", "webp", "npy", "latents"] = "png"
-    size: Annotated[int | None, BeforeValidator(_whole)] = Field(default=None, ge=1, le=1024, description="Side to scale to, in px; for png and webp")
+    size: Annotated[int | None, BeforeValidator(_whole)] = Field(
+        default=None, ge=1, le=1024, description="Side to scale to, in px; for png and webp"
+    )
 
 
 class Health(BaseModel):

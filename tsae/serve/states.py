@@ -98,8 +98,9 @@ class Follower:
         before, self.state = self.state, opened
         if before is not None:
             before.retire()
-        facts = {"state": opened.digest, "images": len(opened.index), "damaged_shards": len(opened.index.damages)}
-        log.say("state", f"{self.path}: {len(opened.index):,} images, state {opened.digest}", **facts)
+        images, damaged = len(opened.index), len(opened.index.damages)
+        text = f"{self.path}: {images:,} images, state {opened.digest}"
+        log.say("state", text, state=opened.digest, images=images, damaged_shards=damaged)
 
     def _look(self) -> State | None:
         """A new state, if there is one; in a thread."""
@@ -146,5 +147,3 @@ def warm_up(archive: Archive, index: Index) -> None:
     if len(index):
         with contextlib.suppress(TsaeError):  # the one who asks for it will be told
             archive.decode_records(archive.files.records_at([index.position(0)]))
-
-

@@ -54,7 +54,8 @@ class Server:
                 if len(found) >= count:
                     return found[count - 1]
                 left = deadline - time.monotonic()
-                assert left > 0 and not any(event["event"] == "end" for event in self.events), self.events
+                assert left > 0, self.events
+                assert not any(event["event"] == "end" for event in self.events), self.events
                 self._changed.wait(left)
 
     def connect(self) -> http.client.HTTPConnection:

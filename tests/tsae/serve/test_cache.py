@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tsae.serve.cache import ENTRY_BYTES, ByteCache
 
 

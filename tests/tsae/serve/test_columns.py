@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import tsae
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import tsae
 from tsae.serve.columns import Columns, Index, Indexer, Labels
 from tsae.serve.pages import Pages, Query, describe
 from tsae.serve.summary import histogram, summarize

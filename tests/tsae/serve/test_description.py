@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests.tsae.serve.conftest import Server
 
 pytest.importorskip("schemathesis")
@@ -46,7 +47,7 @@ def test_the_page_for_people_asks_nothing_of_others(server: Server) -> None:
 
 
 def test_with_a_token_the_description_says_so(start: Callable[..., Server], archive_dir: Path) -> None:
-    token = "0123456789abcdef0123"
+    token = "0123456789abcdef0123"  # noqa: S105
     running = start(archive_dir, TSAE_TOKEN=token)
     description = running.ask("/openapi.json", authorization=f"Bearer {token}").json()
     assert description["security"] == [{"token": []}]

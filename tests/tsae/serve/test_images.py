@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tsae
 from PIL import Image
+
+import tsae
 from tests.tsae.serve.conftest import Server
 from tsae.serve.http import path_of
 
@@ -115,7 +116,8 @@ def test_pages_tell_of_every_record(server: Server, archive: Any) -> None:
         if page["next"] is None:
             break
         path = f"/images?limit=7&after={path_of('', page['next'])}"
-    assert [{name: row[name] for name in ("key", "width", "height", "label", "psnr_db")} for row in found] == list(archive.rows())
+    names = ("key", "width", "height", "label", "psnr_db")
+    assert [{name: row[name] for name in names} for row in found] == list(archive.rows())
 
 
 def test_pages_are_chosen_and_sorted(server: Server, archive: Any) -> None:

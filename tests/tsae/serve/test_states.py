@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tsae
 from PIL import Image
+
+import tsae
 from tests.tsae.serve.conftest import Server
 from tsae.cli import main
 from tsae.signs import write_signs
@@ -119,7 +120,7 @@ class Joined:
         pass
 
 
-def test_an_archive_that_goes_away_is_said_and_one_that_comes_back_is_served(start: Start, archive: Path, tmp_path: Path) -> None:
+def test_an_archive_that_goes_away_is_said_and_served_when_it_is_back(start: Start, archive: Path, tmp_path: Path) -> None:
     server = start(archive, "--interval", "0.05", "--cache-mb", "0", "--group-mb", "0")
     key = server.ask("/images").json()["images"][0]["key"]
     archive.rename(tmp_path / "away")
