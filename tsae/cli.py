@@ -433,6 +433,7 @@ def _describe_quality(info: dict[str, Any]) -> str:
 
 
 def _serve(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.errors import InputError
     from tsae.serve.options import serve_options
 
     options = serve_options(args)

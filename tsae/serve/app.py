@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
@@ -293,17 +293,21 @@ def make_app(service: Service) -> FastAPI:
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
-    if service.options.cors:
-        exposed = ["etag", "retry-after", "content-disposition"]
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(service.options.cors),
-            allow_methods=["GET", "HEAD", "POST"],
-            allow_headers=["authorization", "content-type", "if-none-match"],
-            expose_headers=exposed,
-        )
     _complete_description(app, service)
     return app
+
+
+def with_cors(app: Any, origins: Sequence[str]) -> Any:
+    """The same for browsers on pages of other origins; outermost, as they ask without a token first, and see errors too."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=list(origins),
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["authorization", "content-type", "if-none-match"],
+        expose_headers=["etag", "retry-after"],
+    )
 
 
 def _with_page(routes: APIRouter) -> APIRouter:

@@ -12,7 +12,7 @@ import anyio
 
 from tsae import log
 from tsae.serve.metrics import Metrics
-from tsae.serve.options import Limits
+from tsae.serve.options import Limits, ServeOptions, is_number
 from tsae.serve.problems import MEDIA_TYPE, Problem
 
 Scope = MutableMapping[str, Any]
@@ -28,11 +28,12 @@ OPEN = ("/healthz", "/readyz")
 class Gate:
     """Wraps an application."""
 
-    def __init__(self, app: App, limits: Limits, metrics: Metrics, token: str | None, log_requests: bool = False) -> None:
+    def __init__(self, app: App, options: ServeOptions, metrics: Metrics) -> None:
         """With nothing at work yet."""
-        self._app, self._limits, self._metrics = app, limits, metrics
-        self._token = None if token is None else b"Bearer " + token.encode()
-        self._log_requests = log_requests
+        self._app, self._limits, self._metrics = app, options.limits, metrics
+        self._token = None if options.token is None else b"Bearer " + options.token.encode()
+        self._log_requests = options.log_requests
+        self._hosts = options.known_hosts()
         self._at_work = self._batches = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,6 +44,17 @@ class Gate:
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # the server itself leaves out the body, and knows it by the scope it made
         await _Exchange(self, scope, receive, send).run()
+
+    def check_host(self, headers: dict[bytes, bytes]) -> None:
+        """Refuses a page elsewhere whose name was made to lead here (DNS rebinding), where there is no token to keep it out.
+
+        Raises:
+            Problem: if so.
+        """
+        host = headers.get(b"host", b"localhost").decode("latin-1")
+        name = host.lower() if ":" not in host else host.lower().rpartition(":")[0]
+        if self._hosts is not None and name not in self._hosts and not is_number(host):
+            raise Problem("misdirected", f"Host: {host[:100]!a}; say --allow-host if this server has that name")
 
     def check_token(self, headers: dict[bytes, bytes]) -> None:
         """Refuses who does not show the token.
@@ -78,6 +90,7 @@ class _Exchange:
         try:
             if path not in OPEN:
                 headers = dict(self._scope["headers"])
+                gate.check_host(headers)
                 gate.check_token(headers)
                 gate.check_room(is_batch)
                 self._check_length(headers)

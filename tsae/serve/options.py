@@ -54,6 +54,7 @@ class ServeOptions:
         group_bytes: For row groups as read.
         threads: That decode.
         interval_s: Between looks for a new commit.
+        hosts: Names that clients may know it by, beside numbers and localhost; only looked at on loopback without a token.
         cors: Origins that browsers may let read; `*` is any.
         log_requests: Whether each request is told of.
         limits: See there.
@@ -67,9 +68,15 @@ class ServeOptions:
     group_bytes: int = 2**26
     threads: int = 1
     interval_s: float = 1.0
+    hosts: tuple[str, ...] = ()
     cors: tuple[str, ...] = ()
     log_requests: bool = False
     limits: Limits = Limits()
+
+    def known_hosts(self) -> frozenset[str] | None:
+        """Names that clients may know it by; None is any."""
+        is_open = self.token is not None or not is_loopback(self.host)
+        return None if is_open else frozenset(("localhost", *(name.lower() for name in self.hosts)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000, metavar="P", help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--token-file", metavar="FILE", help=f"what clients must show as Bearer; or in ${TOKEN_VARIABLE}")
     parser.add_argument("--no-token", action="store_true", help="let whoever reaches another address than loopback read all")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="name behind a proxy, without a token"
+    )
     parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="origin that may read in browsers, or *")
     parser.add_argument("--cache-mb", type=int, default=64, metavar="MB", help="for encoded images (default: %(default)s)")
     parser.add_argument("--group-mb", type=int, default=64, metavar="MB", help="for row groups read (default: %(default)s)")
@@ -129,6 +139,7 @@ def serve_options(args: argparse.Namespace) -> ServeOptions:
         group_bytes=args.group_mb * 2**20,
         threads=args.threads or default_threads(),
         interval_s=args.interval,
+        hosts=tuple(args.allow_host),
         cors=tuple(args.cors),
         log_requests=args.log_requests,
         limits=limits,
@@ -171,6 +182,17 @@ def check_openness(host: str, token: str | None, may_be_open: bool) -> None:
         raise InputError(
             f"--host {host}: others could read the archive; give a token (--token-file, ${TOKEN_VARIABLE}), or say --no-token"
         )
+
+
+def is_number(host: str) -> bool:
+    """Whether a `Host` header has an address and no name."""
+    for text in (host, host.rpartition(":")[0]):
+        try:
+            ipaddress.ip_address(text.strip("[]"))
+        except ValueError:
+            continue
+        return True
+    return False
 
 
 def is_loopback(host: str) -> bool:

@@ -18,6 +18,7 @@ TITLES = {
     "method-not-allowed": (405, "The route has no such method"),
     "not-acceptable": (406, "None of the formats is acceptable"),
     "too-large": (413, "The request is too large"),
+    "misdirected": (421, "The server does not have that name"),
     "invalid": (422, "A parameter is not as described"),
     "bug": (500, "The server has a bug"),
     "busy": (503, "The server is busy"),
@@ -32,7 +33,7 @@ RETRY_S = {"busy": 1, "too-slow": 5, "not-ready": 1, "unavailable": 10}
 """When to try again, of problems that may pass."""
 
 
-UNREAD = ("too-large", "unauthorized", "busy", "too-slow")
+UNREAD = ("too-large", "misdirected", "unauthorized", "busy", "too-slow")
 """Problems where a body may not have been read: what follows it on the connection cannot be found."""
 
 

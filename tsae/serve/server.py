@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tsae import log
 from tsae.errors import InputError
-from tsae.serve.app import make_app
+from tsae.serve.app import make_app, with_cors
 from tsae.serve.gate import Gate
 from tsae.serve.options import Limits, ServeOptions
 from tsae.serve.service import Service
@@ -120,9 +120,9 @@ def serve(options: ServeOptions) -> int:
     service = Service(options)
     listener = bind(options.host, options.port)
     app = make_app(service)
-    gate = Gate(app, options.limits, app.state.metrics, options.token, options.log_requests)
+    gate = Gate(app, options, app.state.metrics)
     config = uvicorn.Config(
-        gate,
+        with_cors(gate, options.cors),
         http=impatient(options.limits),
         ws="none",
         log_config=None,

@@ -30,6 +30,9 @@ from tsae.serve.streams import FileStream, MultipartStream, ZipStream
 BATCH_IMAGES = 32
 """Images that are decoded at a time, so that nobody waits longer than some 15 ms for others."""
 
+PART_PIXELS = BATCH_IMAGES * 128 * 128
+"""Of a part of a `/batch` whose images are scaled up."""
+
 GZIP_BYTES = 1000
 """Shorter answers are not worth compressing."""
 
@@ -245,8 +248,9 @@ class Service:
         errors = [_failed(key, Problem("no-such-key", f"{shown(key)}: is no key")) for key, row in rows if row is None]
         there = [(key, row) for key, row in rows if row is not None]
         names = names_of([key for key, _ in there], form.format)
-        for start in range(0, len(there), BATCH_IMAGES):
-            part = there[start : start + BATCH_IMAGES]
+        step = max(1, min(BATCH_IMAGES, PART_PIXELS // (form.size_px or 1) ** 2))
+        for start in range(0, len(there), step):
+            part = there[start : start + step]
             results = await self.batcher.many([_wanted(state, row, form) for _, row in part])
             pieces = []
             for (key, row), result in zip(part, results, strict=True):

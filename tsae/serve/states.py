@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,6 +88,9 @@ class Follower:
                 self.fault = None
             except (TsaeError, OSError) as error:
                 self._note(" ".join(str(error).split()))
+            except Exception:  # a bug must not end the following of an archive that is served
+                log.say("bug", traceback.format_exc(), "error")
+                self._note("a bug; the server's log says more")
             await asyncio.sleep(self._interval_s)
 
     def _note(self, fault: str) -> None:

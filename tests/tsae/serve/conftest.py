@@ -107,7 +107,7 @@ class Answer:
 @pytest.fixture(scope="session")
 def server(archive_dir: Path) -> Iterator[Server]:
     """Serves the archive of drawn signs; not to be ended by a test."""
-    running = Server(archive_dir, "--cors", "https://viewer.example")
+    running = Server(archive_dir, "--cors", "https://viewer.example", "--allow-host", "signs.example")
     yield running
     assert running.stop() == 0
     assert not [event for event in running.events if event["event"] in ("bug", "text")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def raw(server: Server, request: bytes, wait_s: float = 30) -> bytes:
 
 
 def get(server: Server, target: bytes) -> bytes:
-    return raw(server, b"GET " + target + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    return raw(server, b"GET " + target + b" HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
 
 
 @pytest.mark.parametrize("key", HOSTILE)
@@ -62,8 +63,8 @@ def test_hostile_targets_get_an_answer(server: Server, target: bytes) -> None:
 @pytest.mark.parametrize(
     "request_bytes",
     [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/9.9\r\n\r\n", b"GET\r\n\r\n", b"\0" * 1000,
-     b"POST /batch HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-     b"POST /batch HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"],
+     b"POST /batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+     b"POST /batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"],
 )  # fmt: skip
 def test_what_is_no_http_ends_the_connection(server: Server, request_bytes: bytes) -> None:
     answer = raw(server, request_bytes)
@@ -81,10 +82,10 @@ def test_other_methods_are_refused(server: Server, path: str) -> None:
 
 def test_a_body_that_is_too_large_is_not_read(server: Server) -> None:
     limit = Limits().body_bytes
-    said = raw(server, b"POST /batch HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (limit + 1))
+    said = raw(server, b"POST /batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % (limit + 1))
     assert int(said.split()[1]) == 413
     chunk = b"%x\r\n" % 2**16 + b" " * 2**16 + b"\r\n"
-    unsaid = b"POST /batch HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + chunk * (limit // 2**16 + 1)
+    unsaid = b"POST /batch HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n" + chunk * (limit // 2**16 + 1)
     assert int(raw(server, unsaid).split()[1]) == 413
 
 
@@ -98,6 +99,7 @@ def test_a_batch_of_too_many_keys_is_refused(server: Server) -> None:
 def test_a_token_is_asked_for(start: Callable[..., Server], archive_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN + "\n")
     server = start(archive_dir, "--token-file", str(tmp_path / "token"))
+    assert server.ask("/images", "OPTIONS").status == 401
     for path in ("/images", "/stats", "/metrics", "/docs", "/openapi.json", "/nothing"):
         answer = server.ask(path)
         assert answer.status == 401
@@ -112,9 +114,18 @@ def test_a_token_is_asked_for(start: Callable[..., Server], archive_dir: Path, t
     assert TOKEN not in json.dumps(server.events)
 
 
+def test_a_name_that_is_not_the_servers_is_refused_where_no_token_keeps_pages_out(server: Server) -> None:
+    for host in ("evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil.example", ""):
+        answer = server.ask("/images", host=host)
+        assert (answer.status, answer.json()["type"]) == (421, "urn:tsae:misdirected")
+    for host in ("localhost", f"localhost:{server.port}", "127.0.0.1:1", "[::1]:80", "signs.example:8000"):
+        assert server.ask("/images", host=host).status == 200
+    assert server.ask("/healthz", host="pod.example").status == 200
+
+
 def test_too_many_requests_at_a_time_are_turned_away(start: Callable[..., Server], archive_dir: Path) -> None:
     server = start(archive_dir, "--max-requests", "2", "--max-seconds", "300")
-    head = b"POST /batch HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
+    head = b"POST /batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n"
     slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
     for connection in slow:
         connection.sendall(head)
@@ -129,7 +140,7 @@ def test_too_many_requests_at_a_time_are_turned_away(start: Callable[..., Server
 
 def test_a_request_that_takes_too_long_is_ended(start: Callable[..., Server], archive_dir: Path) -> None:
     server = start(archive_dir, "--max-seconds", "0.3", "--max-batch-seconds", "0.3")
-    answer = raw(server, b"POST /batch HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    answer = raw(server, b"POST /batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
     assert int(answer.split()[1]) == 503
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["type"] == "urn:tsae:too-slow"
 
@@ -140,7 +151,7 @@ def test_who_sends_no_whole_head_is_hung_up_on_while_others_are_served(start: Ca
     for connection in silent[:25]:
         connection.sendall(b"GET /healthz HT")
     again = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-    again.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+    again.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
     answer = b""
     while not answer.endswith(b"}"):
         answer += again.recv(65536)
@@ -157,10 +168,10 @@ def test_clients_that_hang_up_leave_nothing_behind(server: Server) -> None:
     body = json.dumps({"keys": keys, "format": "webp", "size": 1024}).encode()
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.sendall(b"POST /batch HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            connection.sendall(b"POST /batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
             connection.recv(1000)
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.sendall(b"GET /images/%s?size=1000 HTTP/1.1\r\nhost: x\r\n\r\n" % keys[0].encode())
+            connection.sendall(b"GET /images/%s?size=1000 HTTP/1.1\r\nhost: localhost\r\n\r\n" % keys[0].encode())
 
     def is_idle(answer: object) -> bool:
         lines = server.ask("/metrics").body.decode().splitlines()
@@ -174,7 +185,7 @@ def test_a_slow_reader_does_not_hold_up_others(server: Server) -> None:
     body = json.dumps({"keys": keys, "format": "png", "size": 512}).encode()
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.sendall(b"POST /batch HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        slow.sendall(b"POST /batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
         slow.recv(100)
         for key in keys:
             assert server.ask(f"/images/{key}").status == 200
@@ -215,3 +226,12 @@ def test_flags_that_make_no_sense_are_refused(archive_dir: Path, flags: list[str
 def test_an_archive_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(tmp_path), "--port", "0"]) == 2
     assert "not an archive" in capsys.readouterr().err
+
+
+def test_without_the_extra_it_is_named(
+    archive_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "tsae.serve.server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve", str(archive_dir), "--port", "0"]) == 2
+    assert "tsae[serve]" in capsys.readouterr().err

@@ -81,7 +81,7 @@ def test_a_batch_that_runs_ends_on_the_state_it_began_with(start: Start, archive
     body = json.dumps({"keys": keys, "format": "png", "size": 1024}).encode()
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
-        slow.sendall(b"POST /batch HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        slow.sendall(b"POST /batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
         start_of_answer = slow.recv(1)
         for key in keys:
             Image.new("RGB", (32, 32), (1, 2, 3)).save(images / key)
@@ -202,7 +202,7 @@ def test_asked_to_end_it_finishes_what_it_does(start: Start, archive_dir: Path, 
 def test_a_request_that_never_ends_does_not_keep_it_for_ever(start: Start, archive_dir: Path) -> None:
     server = start(archive_dir, "--max-stop-seconds", "1")
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
-        slow.sendall(b"POST /batch HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        slow.sendall(b"POST /batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
         server.wait_for("/metrics", lambda answer: b"tsae_requests_at_work 2.0" in answer.body)
         assert server.stop() == 0
 
