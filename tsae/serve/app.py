@@ -62,10 +62,10 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def asked_of(request: Request) -> Asked:
+def asked_of(request: Request, *, is_negotiated: bool = False) -> Asked:
     """What of a request's headers counts."""
     headers = request.headers
-    return Asked(headers.get("accept"), headers.get("accept-encoding"), headers.get("if-none-match"))
+    return Asked(headers.get("accept"), headers.get("accept-encoding"), headers.get("if-none-match"), is_negotiated)
 
 
 def respond(answer: Answer) -> Response:
@@ -89,7 +89,7 @@ async def get_image(
     v: Version = None,
 ) -> Response:
     """Lossless in either format: PNG, unless `Accept` prefers WebP. Strong `ETag`s; immutable with `v`."""
-    service, asked = service_of(request), asked_of(request)
+    service, asked = service_of(request), asked_of(request, is_negotiated=format is None)
     name = service.choose_format(format, asked.accept)
     form = image_form(name, size)
     found = http.key_in_path(request.scope["raw_path"], b"/images/")

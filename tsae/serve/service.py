@@ -51,11 +51,12 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What of a request counts for how an answer goes out."""
+    """What of a request counts for how an answer goes out: headers, and whether `Accept` has chosen the format."""
 
     accept: str | None = None
     accept_encoding: str | None = None
     if_none_match: str | None = None
+    is_negotiated: bool = False
 
 
 class Service:
@@ -118,7 +119,8 @@ class Service:
             if version is not None and version != found:
                 raise Problem("no-such-version", f"{shown(name)}: is of version {found}", version=found)
             etag = f'"{found}-{form.tag}"'
-            headers = {"etag": etag, "cache-control": self._keeping if version else http.REVALIDATED, "vary": "Accept"}
+            headers = {"etag": etag, "cache-control": self._keeping if version else http.REVALIDATED}
+            headers |= {"vary": "Accept"} if asked.is_negotiated else {}
             if http.is_known(asked.if_none_match, etag):
                 return Answer(304, headers)
             body = self.cache.get((name, etag))
