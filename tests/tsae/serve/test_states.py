@@ -242,3 +242,32 @@ def test_many_clients_get_what_each_asked_for(server: Server, archive_dir: Path)
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_an_archive_in_a_store_is_served_and_followed(start: Start, images: Path, s3_folder: str) -> None:
+    place = f"{s3_folder}/archive"
+    assert main(["compress", str(images), place, "--model", "seed-8x8x8"]) == 0
+    server = start(place, "--interval", "0.2")
+    found = server.ask("/images").json()["images"]
+    with tsae.open_archive(place) as opened:
+        for row in found:
+            array = np.load(io.BytesIO(server.ask(f"/images/{row['key']}?format=npy").body))
+            assert np.array_equal(array, opened[row["key"]])
+    shutil.copy(images / found[0]["key"], images / "new.png")
+    assert main(["compress", str(images), place, "--model", "seed-8x8x8"]) == 0
+    server.wait_for("/images/new.png", lambda answer: answer.status == 200)
+
+
+def test_another_model_in_the_same_place_is_served_with_other_versions(start: Start, archive: Path, images: Path) -> None:
+    server = start(archive, "--interval", "0.05")
+    before = server.ask("/images").json()["images"]
+    assert main(["compress", str(images), str(archive), "--overwrite"]) == 0
+    server.event("state", 2)
+    after = server.ask("/images").json()["images"]
+    assert [row["key"] for row in before] == [row["key"] for row in after]
+    assert not {row["version"][:16] for row in before} & {row["version"][:16] for row in after}
+    with tsae.open_archive(str(archive)) as opened:
+        for row in after:
+            assert server.ask(row["url"]).status == 200
+            latents = np.load(io.BytesIO(server.ask(f"/latents/{row['key']}").body))
+            assert np.array_equal(latents, opened.latents([row["key"]])[0])
