@@ -7,7 +7,6 @@ import dataclasses
 import ipaddress
 import os
 
-from tsae import paths
 from tsae.errors import InputError
 
 TOKEN_VARIABLE = "TSAE_TOKEN"  # noqa: S105 (the name of one)
@@ -160,6 +159,8 @@ def read_token(file: str | None) -> str | None:
     if file is None:
         text, source = os.environ.get(TOKEN_VARIABLE), f"${TOKEN_VARIABLE}"
     else:
+        from tsae import paths  # takes longer than all else that the command line needs
+
         try:
             text, source = paths.read_file(file, MAX_TOKEN_BYTES).decode("ascii", "replace"), f"--token-file {file}"
         except OSError as error:
