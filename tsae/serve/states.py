@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from tsae import log, paths
 from tsae.archive import MANIFEST_FILE, Folder, digest
 from tsae.errors import FormatError, TsaeError
@@ -147,7 +149,7 @@ class Follower:
 
 
 def warm_up(archive: Archive, index: Index) -> None:
-    """Decodes one image, so that the first request need not load or compile anything."""
-    if len(index):
+    """Decodes an image of each quality, so that no request has to wait for a network to be made, or the coder compiled."""
+    for row in np.unique(index.columns.qualities, return_index=True)[1].tolist():
         with contextlib.suppress(TsaeError):  # the one who asks for it will be told
-            archive.decode_records(archive.files.records_at([index.position(0)]))
+            archive.decode_records(archive.files.records_at([index.position(row)]))
