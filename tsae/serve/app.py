@@ -260,9 +260,8 @@ async def get_docs(request: Request) -> Response:
     return HTMLResponse(describe_html(request.app.openapi()))
 
 
-@router.get("/", include_in_schema=False)
 async def get_start() -> Response:
-    """Replaced by a page where there is one."""
+    """To the description."""
     return RedirectResponse("/docs")
 
 
@@ -289,7 +288,8 @@ def make_app(service: Service) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.service, app.state.metrics = service, Metrics(service)
-    app.include_router(_with_page(router))
+    app.include_router(router)
+    _add_start(app)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
@@ -310,13 +310,12 @@ def with_cors(app: Any, origins: Sequence[str]) -> Any:
     )
 
 
-def _with_page(routes: APIRouter) -> APIRouter:
-    """The routes, with the static page in place of the way to the description, where there is one."""
-    if not (PAGE / "index.html").is_file():
-        return routes
-    kept = APIRouter(routes=[route for route in routes.routes if getattr(route, "path", None) != "/"])
-    kept.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
-    return kept
+def _add_start(app: FastAPI) -> None:
+    """The page at `/`, behind all routes; where there is none, the way to the description."""
+    if (PAGE / "index.html").is_file():
+        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    else:
+        app.add_api_route("/", get_start, include_in_schema=False)
 
 
 def _complete_description(app: FastAPI, service: Service) -> None:
