@@ -17,7 +17,12 @@ def get(app: Any, path: str) -> tuple[int, bytes, bytes]:
     """Status, type and body of an answer of an application."""
     sent: list[dict[str, Any]] = []
 
+    asked: list[None] = []
+
     async def receive() -> dict[str, Any]:
+        if asked:
+            await asyncio.Event().wait()  # the client stays
+        asked.append(None)
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
