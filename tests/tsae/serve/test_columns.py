@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tsae
+from tsae.selection import Selection, select
 from tsae.serve.columns import Columns, Index, Indexer, Labels
 from tsae.serve.pages import Pages, Query, describe
 from tsae.serve.summary import histogram, summarize
@@ -195,3 +196,23 @@ def test_what_two_states_share_is_read_once(archive_dir: Path) -> None:
 def test_labels_that_are_too_long_are_damage() -> None:
     with pytest.raises(ValueError, match="4096"):
         Labels().code("x" * 5000)
+
+
+@pytest.mark.parametrize("sort", ["key", "psnr", "bytes"])
+@pytest.mark.parametrize("is_descending", [False, True])
+@pytest.mark.parametrize("is_chosen", [False, True])
+def test_queries_mean_what_selections_mean(archive_dir: Path, sort: Any, is_descending: bool, is_chosen: bool) -> None:
+    with tsae.open_archive(str(archive_dir)) as archive:
+        index = Indexer().make(archive.files)
+        label = next(iter(archive.rows()))["label"]
+        least_db = sorted(row["psnr_db"] for row in archive.rows())[10]
+        query, selection = Query(sort=sort, is_descending=is_descending), Selection(sort=sort, reverse=is_descending)
+        if is_chosen:
+            query = dataclasses.replace(query, prefix=label, label=label, min_psnr_db=least_db)
+            selection = dataclasses.replace(selection, prefix=label, labels=(label,), min_psnr_db=least_db)
+        names = ["key", "psnr_db", "bytes"]
+        expected = [row for table in select(archive.files, selection, names) for row in table.to_pylist()]
+        found = [describe(index, row) for row in Pages(index).page(query, 1000).rows]
+        by = {"key": "key", "psnr": "psnr_db", "bytes": "bytes"}[sort]
+        assert [row[by] for row in found] == [row[by] for row in expected]
+        assert {row["key"] for row in found} == {row["key"] for row in expected}
