@@ -78,6 +78,11 @@ class Archive:
         """Which state this is: the SHA-256 of the manifest, 64 hexadecimal digits; the same of every copy."""
         return digest(self._files.manifest_text)
 
+    @property
+    def files(self) -> ArchiveFiles:
+        """The records beneath, for what goes through them shard by shard."""
+        return self._files
+
     def __len__(self) -> int:
         """Number of images."""
         return self.manifest.images
