@@ -28,7 +28,7 @@ SEGMENTS = ("facts", "keys", "streams", "originals")
 
 OUR_NAME = re.compile(
     rf"{DESCRIPTION_FILE}|{re.escape(INDEX_FILE)}|(model|{'|'.join(SEGMENTS)})/[0-9]{{6,}}-[0-9a-f]{{16}}\.bin"
-    r"|page/[0-9a-f]{16}/[a-z_/]+\.(css|js|svg)"
+    r"|page/[0-9a-f]{16}/[a-z0-9_/]+\.(css|js|svg)"
 )
 """Names of the files of an export."""
 

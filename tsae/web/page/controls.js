@@ -24,12 +24,16 @@ export function connectControls(address, catalogue) {
     const isTyped = $(name).matches("input");
     $(name).addEventListener(isTyped ? "input" : "change", () => {
       clearTimeout(timer);
-      const act = () => address.set({ [name]: $(name).value.trim(), at: "" }, isTyped);
+      const act = () => address.set({ ...Object.fromEntries(FILTERS.map((each) => [each, $(each).value.trim()])), at: "" }, isTyped);
       if (isTyped) timer = setTimeout(act, TYPING_MS);
       else if (name === "size" || name === "theme") address.set({ [name]: $(name).value });
       else act();
     });
   }
+  $("more").addEventListener("click", () => {
+    const isOpen = $("controls").classList.toggle("open");
+    $("more").setAttribute("aria-expanded", String(isOpen));
+  });
   $("reset").addEventListener("click", () => {
     address.set({ ...Object.fromEntries(FILTERS.map((name) => [name, ""])), at: "" });
     $("q").focus();

@@ -55,7 +55,7 @@ export class Detail {
       element("label", { class: "check" }, smooth, "Pixels as they are, without smoothing"),
       this.facts(position), this.inside);
     this.dialog.classList.toggle("crisp", smooth.checked);
-    (hadFocus && document.getElementById(hadFocus))?.focus();
+    if (hadFocus) document.getElementById(hadFocus)?.focus();
   }
 
   crisp(isOn) {
@@ -88,12 +88,12 @@ export class Detail {
   latents(position, { channels, latents, bits }) {
     const most = latents.reduce((a, x) => Math.max(a, Math.abs(x)), 1), total = bits.reduce((a, x) => a + x, 0), widest = Math.max(...bits, 1);
     const order = Array.from({ length: channels }, (_, c) => c);
-    const used = order.filter((c) => bits[c] > 0);
+    const used = order.filter((c) => bits[c] > 0.005), empty = channels - used.length;
     const share = (c) => `channel ${c}: ${(bits[c] / 8).toFixed(1)} bytes`;
     return [
       element("h3", {}, `Latents: ${channels} channels of 8 × 8`),
-      element("p", { class: "note" }, "Blue is below zero, orange above. Below each, the bytes that it took."),
-      element("ul", { class: "channels" }, order.map((c) =>
+      element("p", { class: "note" }, `Blue is below zero, orange above; below each, the bytes that it took.${empty ? ` ${empty} more are empty.` : ""}`),
+      element("ul", { class: "channels" }, used.map((c) =>
         element("li", { title: share(c) }, channelPicture(latents.subarray(c * CELLS, (c + 1) * CELLS), most),
           element("span", { class: "bar", style: `--share: ${bits[c] / widest}` }), element("span", {}, (bits[c] / 8).toFixed(1))))),
       element("p", { class: "note" },

@@ -5,7 +5,7 @@ export const count = (n) => whole.format(n);
 export const plural = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
 export const bytes = (n) => `${count(Math.round(n))} B`;
 export const decibels = (db) => (db === null ? "not measured" : db >= 100 ? "exact" : `${db.toFixed(1)} dB`);
-export const lastPart = (key) => key.slice(key.lastIndexOf("/") + 1);
+export const lastParts = (key) => key.split("/").slice(-2).join("/");
 
 // An element with attributes, or properties where a value is no string, and children.
 export function element(name, attributes = {}, ...children) {

@@ -1,9 +1,9 @@
 // The grid of images: only the rows in view exist. One cell has the focus, which the keyboard moves.
-import { bytes, decibels, element, lastPart } from "./format.js";
+import { bytes, decibels, element, lastParts } from "./format.js";
 import { ScrollRange } from "./scroll.js";
 
 const SIZES = { s: { width: 60, caption: 0 }, m: { width: 104, caption: 38 }, l: { width: 168, caption: 38 } };
-const GAP = 8, BEYOND = 3, NARROW = 480;
+const GAP = 8, BEYOND = 3;
 
 export class Grid {
   // `source`: length, position(index), key(position), facts(position), picture(position); `open(index)` shows one.
@@ -41,8 +41,7 @@ export class Grid {
   measure(index = this.top) {
     const { width, caption } = SIZES[this.size], room = this.box.clientWidth - 2 * GAP;
     if (!this.source || room <= 0) return;
-    const least = room < NARROW && this.size !== "s" ? width * 0.8 : width;
-    this.columns = Math.max(1, Math.floor((room + GAP) / (least + GAP)));
+    this.columns = Math.max(1, Math.floor((room + GAP) / (width + GAP)));
     this.cell = Math.floor((room + GAP) / this.columns - GAP);
     this.step = this.cell + caption + GAP;
     const count = Math.ceil(this.source.length / this.columns);
@@ -121,7 +120,7 @@ export class Grid {
 
   update(cell, position) {
     const { source } = this, key = source.key(position), facts = source.facts(position), [canvas, name, line] = cell.children;
-    name.textContent = key === null ? "…" : lastPart(key);
+    name.firstChild.textContent = key === null ? "…" : lastParts(key);
     line.textContent = facts ? `${decibels(facts.psnrDb)} · ${bytes(facts.bytes)}` : "";
     cell.title = key ?? "";
     cell.setAttribute("aria-label", `${key ?? "loading"}${facts ? `, ${line.textContent}${facts.label === null ? "" : `, label ${facts.label}`}` : ""}`);
@@ -183,7 +182,7 @@ export class Grid {
 
 function makeCell() {
   const canvas = element("canvas", { width: 32, height: 32, "aria-hidden": "true" });
-  return element("div", { role: "gridcell", tabindex: -1 }, canvas, element("span", { class: "key" }), element("span", { class: "facts" }));
+  return element("div", { role: "gridcell", tabindex: -1 }, canvas, element("span", { class: "key" }, element("bdi", { dir: "ltr" })), element("span", { class: "facts" }));
 }
 
 // The pixels, nothing while they are on their way, or a mark where they cannot be had.

@@ -123,7 +123,7 @@ class App {
 
   tell() {
     const isReady = this.catalogue.loaded === this.catalogue.length || !needsFacts(this.address.state), { state } = this.address;
-    const some = isPlain(state) ? plural(this.length, "image") : `${count(this.length)} of ${plural(this.catalogue.length, "image")}`;
+    const some = this.length === this.catalogue.length || isPlain(state) ? plural(this.length, "image") : `${count(this.length)} of ${plural(this.catalogue.length, "image")}`;
     const text = isReady && !this.search ? some : `${some} so far; reading the index…`;
     if ($("count").textContent !== text) $("count").textContent = text;
     $("images").classList.toggle("empty", this.length === 0);

@@ -134,6 +134,7 @@ export class Pictures {
 
   async pixels(position) {
     const found = this.get(position);
+    if (typeof found === "string") throw new Error(found);
     if (found) return found;
     const { pixels, failed } = await this.question(position, "streams", {});
     if (failed.length) throw new Error(failed[0][1]);
