@@ -152,9 +152,7 @@ def _write(folder: ar.Folder, name: str, data: bytes) -> None:
         raise InputError(f"{folder.path}/{name}: cannot be written ({reason}); make room or choose another place") from error
 
 
-def _write_blocks(
-    archive: Archive, packers: dict[str, _Packer], originals: str | None
-) -> tuple[dict[str, list[object]], int]:
+def _write_blocks(archive: Archive, packers: dict[str, _Packer], originals: str | None) -> tuple[dict[str, list[object]], int]:
     """The blocks' columns of the description, and the number of originals."""
     columns: dict[str, list[object]] = {name: [] for name in ("rows", "first", "last", *SEGMENTS)}
     count = 0

@@ -68,7 +68,10 @@ def check(files: dict[str, bytes], archive: tsae.Archive) -> None:
         block, part = read_block(files, number), table.slice(start, rows).to_pydict()
         assert block["keys"] == part["key"]
         assert block["label"] == part["label"]
-        assert (description["blocks"]["first"][number], description["blocks"]["last"][number]) == (min(part["key"]), max(part["key"]))
+        assert (description["blocks"]["first"][number], description["blocks"]["last"][number]) == (
+            min(part["key"]),
+            max(part["key"]),
+        )
         assert block["coding"].tolist() == part["coding"]
         assert block["width"].tolist() == part["width"]
         assert block["height"].tolist() == part["height"]

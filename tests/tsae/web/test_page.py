@@ -187,7 +187,11 @@ def test_scrolling_to_the_end_and_back(many: str, many_archive: Path, open_page:
 
 def test_a_place_can_be_shared(many: str, open_page: Any) -> None:
     page = open_page(f"{many}?at=70000&size=l")
-    assert 69_950 <= min(map(int, page.evaluate("Array.from(document.querySelectorAll('[role=gridcell]'), c => c.dataset.index)"))) <= 70_000
+    assert (
+        69_950
+        <= min(map(int, page.evaluate("Array.from(document.querySelectorAll('[role=gridcell]'), c => c.dataset.index)")))
+        <= 70_000
+    )
     assert page.locator("#size").input_value() == "l"
 
 
@@ -249,7 +253,13 @@ def test_keyboard_alone(small: str, open_page: Any) -> None:
     focused = "Number(document.activeElement.dataset.index)"
     columns = int(page.locator("[role=grid]").get_attribute("aria-colcount"))
     assert page.evaluate(focused) == 0
-    for key, expected in (("ArrowRight", 1), ("ArrowDown", 1 + columns), ("Home", columns), ("Control+End", 39), ("Control+Home", 0)):
+    for key, expected in (
+        ("ArrowRight", 1),
+        ("ArrowDown", 1 + columns),
+        ("Home", columns),
+        ("Control+End", 39),
+        ("Control+Home", 0),
+    ):
         page.keyboard.press(key)
         assert page.evaluate(focused) == expected, key
     page.keyboard.press("ArrowRight")
@@ -270,7 +280,9 @@ def test_statistics(many: str, open_page: Any) -> None:
     assert page.locator(".tile b").first.inner_text() == "100,000"
     page.locator("summary").first.click()
     page.locator("details a").first.click()
-    page.wait_for_function("!document.getElementById('images').hidden && document.getElementById('count').textContent.includes(' of ')")
+    page.wait_for_function(
+        "!document.getElementById('images').hidden && document.getElementById('count').textContent.includes(' of ')"
+    )
     assert "max=" in page.url
 
 

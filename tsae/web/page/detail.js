@@ -88,7 +88,7 @@ export class Detail {
   latents(position, { channels, latents, bits }) {
     const most = latents.reduce((a, x) => Math.max(a, Math.abs(x)), 1), total = bits.reduce((a, x) => a + x, 0), widest = Math.max(...bits, 1);
     const order = Array.from({ length: channels }, (_, c) => c);
-    const used = order.filter((c) => bits[c] > 0.005), empty = channels - used.length;
+    const used = order.filter((c) => bits[c] >= 0.4 || latents.subarray(c * CELLS, (c + 1) * CELLS).some(Boolean)), empty = channels - used.length;
     const share = (c) => `channel ${c}: ${(bits[c] / 8).toFixed(1)} bytes`;
     return [
       element("h3", {}, `Latents: ${channels} channels of 8 × 8`),
