@@ -24,6 +24,16 @@ const FIELD = neighbours(FIELD_TAPS, (y, x, t) => [y + 1 - Math.floor(t / 3), x 
 const OWN = neighbours(CAUSAL_TAPS, (y, x, t) => [y + 2 - Math.floor(t / 5), x + 2 - (t % 5)]);
 const CAUSAL = neighbours(CAUSAL_TAPS, (y, x, t) => [y - 2 + Math.floor(t / 5), x - 2 + (t % 5)]);
 
+// Values of means and scales, in turn.
+function interleave(means, scales) {
+  const both = new Int32Array(2 * means.length);
+  for (let i = 0; i < means.length; i++) {
+    both[2 * i] = means[i];
+    both[2 * i + 1] = scales[i];
+  }
+  return both;
+}
+
 export class LatentDecoder {
   constructor(tensors) {
     const table = (name) => tensors[`tables.${name}`].data;
@@ -38,10 +48,11 @@ export class LatentDecoder {
     this.tableLeast = table("table_least");
     this.fieldWeight = Int32Array.from(table("field_weight"));
     this.ownWeight = Int32Array.from(table("own_weight"));
-    this.prediction = {
-      mean: { start: table("mean_start"), head: Int32Array.from(table("mean_head")), causal: table("mean_causal") },
-      scale: { start: table("scale_start"), head: Int32Array.from(table("scale_head")), causal: table("scale_causal") },
-    };
+    this.start = interleave(table("mean_start"), table("scale_start"));
+    this.head = interleave(table("mean_head"), table("scale_head"));
+    this.causal = interleave(table("mean_causal"), table("scale_causal"));
+    this.mean = 0;
+    this.scale = 0;
     this.gathered = new Int32Array(CELLS * this.width);
     this.field = new Int32Array(CELLS * this.width);
     this.heard = new Int32Array(CELLS * this.width); // what predictions see of the field
@@ -83,16 +94,16 @@ export class LatentDecoder {
   }
 
   decodeChannel(decoder, q, c, latents) {
-    const { magnitudes, width, prediction } = this;
+    const { magnitudes, width } = this;
     const gain = this.gain[q * this.channels + c], logGain = this.log_gain[q * this.channels + c];
     const step = this.step[q * this.channels + c], owns = c < this.owns;
     magnitudes.fill(0);
     for (let p = 0; p < CELLS; p++) {
       if (owns) this.hear(p * width, (p + 1) * width);
-      const mean = this.predict(prediction.mean, c, p, latents), scale = this.predict(prediction.scale, c, p, magnitudes);
-      const sixteenths = clip(Math.floor((mean * gain + HALF_28) * TO_28), -MOST_SIXTEENTHS, MOST_SIXTEENTHS);
+      this.predict(c, p, latents);
+      const sixteenths = clip(Math.floor((this.mean * gain + HALF_28) * TO_28), -MOST_SIXTEENTHS, MOST_SIXTEENTHS);
       const nearest = (sixteenths + 8) >> 4;
-      const row = clip(Math.floor((scale + logGain) / 262144), 0, this.rows - 1);
+      const row = clip(Math.floor((this.scale + logGain) / 262144), 0, this.rows - 1);
       const symbol = this.readSymbol(decoder, 16 * row + sixteenths + 8 - 16 * nearest, nearest);
       if (symbol === 0) continue;
       const a = clip((symbol * step + 8) >> 4, -MOST_LATENT, MOST_LATENT);
@@ -104,12 +115,22 @@ export class LatentDecoder {
     }
   }
 
-  predict({ start, head, causal }, c, p, values) {
-    const { heard, width } = this, near = CAUSAL[p];
-    let sum = start[c * CELLS + p];
-    for (let h = 0, i = p * width, j = c * width; h < width; h++) sum = (sum + Math.imul(head[j + h], heard[i + h])) | 0;
-    for (let i = 0; i < near.length; i += 2) sum = (sum + Math.imul(causal[c * CAUSAL_TAPS + near[i]], values[near[i + 1]])) | 0;
-    return sum;
+  // Mean and scale of the symbol at `p`, from what is heard there and from the symbols before it.
+  predict(c, p, latents) {
+    const { heard, width, head, causal, magnitudes } = this, near = CAUSAL[p];
+    let mean = this.start[2 * (c * CELLS + p)], scale = this.start[2 * (c * CELLS + p) + 1];
+    for (let h = p * width, end = h + width, j = 2 * c * width; h < end; h++, j += 2) {
+      const value = heard[h];
+      mean = (mean + Math.imul(head[j], value)) | 0;
+      scale = (scale + Math.imul(head[j + 1], value)) | 0;
+    }
+    for (let i = 0; i < near.length; i += 2) {
+      const j = 2 * (c * CAUSAL_TAPS + near[i]), cell = near[i + 1];
+      mean = (mean + Math.imul(causal[j], latents[cell])) | 0;
+      scale = (scale + Math.imul(causal[j + 1], magnitudes[cell])) | 0;
+    }
+    this.mean = mean;
+    this.scale = scale;
   }
 
   readSymbol(decoder, table, nearest) {
