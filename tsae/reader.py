@@ -80,7 +80,7 @@ class Archive:
 
     @property
     def files(self) -> ArchiveFiles:
-        """The records beneath, for what goes through them shard by shard."""
+        """The state's records without their codec, for those who read many."""
         return self._files
 
     def __len__(self) -> int:

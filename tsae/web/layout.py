@@ -53,21 +53,24 @@ class Block:
     originals: bytes
 
 
-def to_block(records: Records, originals: Sequence[bytes] | None = None) -> Block:
+def to_block(records: Records, originals: Sequence[bytes] | None = None, are_intact: Sequence[bool] | None = None) -> Block:
     """Lays out some records.
 
     Args:
         records: At least one.
         originals: For each an image file that browsers read, or nothing; None for nothing at all.
+        are_intact: Whether each is; one that is not gets a checksum that does not match. None if all are.
     """
     originals = originals or [b""] * len(records)
+    intact = [True] * len(records) if are_intact is None else are_intact
+    streams = zip(records.streams, records.lossless, intact, strict=True)
     return Block(
         len(records),
         min(records.keys),
         max(records.keys),
         _pack(_facts(records, originals)),
         _pack("\0".join(records.keys).encode()),
-        b"".join(_checked(s + (x or b"")) for s, x in zip(records.streams, records.lossless, strict=True)),
+        b"".join(_checked(stream + (lossless or b""), is_intact) for stream, lossless, is_intact in streams),
         b"".join(_checked(original) for original in originals if original),
     )
 
@@ -76,8 +79,8 @@ def _pack(data: bytes) -> bytes:
     return zlib.compress(data, PACKING_LEVEL)
 
 
-def _checked(data: bytes) -> bytes:
-    return struct.pack("<I", zlib.crc32(data)) + data
+def _checked(data: bytes, is_intact: bool = True) -> bytes:
+    return struct.pack("<I", zlib.crc32(data) ^ (0 if is_intact else 0xFFFFFFFF)) + data
 
 
 def _facts(records: Records, originals: Sequence[bytes]) -> bytes:

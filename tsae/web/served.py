@@ -1,6 +1,7 @@
 """The export of an archive made as it is asked for: what a server answers with, file by file, without writing any.
 
-Each shard is a block, and each segment a file, so that nothing but the manifest and its lists is read before it is needed.
+Each shard is a block, and each segment a file; a damaged record is one that does not match its checksum. Nothing but the
+manifest and its lists is read before it is needed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ import functools
 import posixpath
 import re
 
+import numpy as np
+
+from tsae.archive import concatenate
 from tsae.reader import Archive
 from tsae.web.export import DESCRIPTION_FILE
 from tsae.web.layout import Block, describe, to_block, to_model_segment
@@ -55,7 +59,10 @@ class ServedArchive:
         return self._index(number)[kind == "keys"]
 
     def _make_block(self, number: int) -> Block:
-        return to_block(self._archive.files.shard_records(number))
+        shard = self._archive.files.shard(number)
+        parts = [shard.read(row_group) for row_group in range(shard.row_groups)]
+        intact = np.concatenate([are_intact for _, are_intact in parts])
+        return to_block(concatenate([records for records, _ in parts]), None, intact.tolist())
 
     def _make_index(self, number: int) -> tuple[bytes, bytes]:
         block = self._block(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -18,7 +19,7 @@ from tsae import archive as ar
 from tsae.cli import main
 from tsae.errors import InputError
 from tsae.images import decode_image
-from tsae.web import ServedArchive, export, export_web
+from tsae.web import ServedArchive, export, export_web, read_page
 from tsae.web.layout import to_block
 
 
@@ -205,3 +206,11 @@ def test_drawn_records_are_what_tests_take_them_for() -> None:
     assert len(set(records.codings.tolist())) >= 3
     assert sum(x is not None for x in records.lossless) == 2
     assert images.shape == (18, 32, 32, 3)
+
+
+def test_all_modules_of_the_page_are_fetched_at_once() -> None:
+    page = read_page()
+    index = page["index.html"].decode()
+    behind_workers = {"worker.js", "crc32.js"}
+    modules = {name for name in page if name.endswith(".js") and name.rpartition("/")[2] not in behind_workers}
+    assert {href.removeprefix("./") for href in re.findall(r'rel="modulepreload" href="([^"]+)"', index)} == modules

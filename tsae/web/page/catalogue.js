@@ -1,11 +1,11 @@
 // What is known of each image, in columns by position: docs/WEB.md, "Facts". Blocks arrive in any order.
-import { readRange, readSegment, unpack } from "./ranges.js";
+import { get, readRange, readSegment, unpack } from "./ranges.js";
 
 export const NO_PSNR = 0xffff;
 const PSNR_STEP = 64, LAYOUT = 1, RECORD_HEAD = 4, TOGETHER_BYTES = 400_000, AT_ONCE = 3;
 
 export async function openCatalogue(base) {
-  const response = await fetch(new URL("archive.json", base), { cache: "no-cache" });
+  const response = await get(new URL("archive.json", base), { cache: "no-cache" });
   if (!response.ok) throw new Error(`archive.json: the server answered ${response.status}`);
   const description = await response.json();
   if (description.format !== "tsae-web" || description.format_version !== LAYOUT)

@@ -7,11 +7,13 @@ import { count, element, plural } from "./format.js";
 import { Grid } from "./grid.js";
 import { Keys } from "./keys.js";
 import { Pictures } from "./pictures.js";
+import { setToken, UnauthorizedError } from "./ranges.js";
 import { isPlain, needsFacts, select } from "./selection.js";
 import { showStatistics } from "./statistics.js";
 
 const WORST = 24, TELL_MS = 200;
 const $ = (id) => document.getElementById(id);
+const tokens = { get: () => sessionStorage.getItem("tsae-token"), set: (value) => sessionStorage.setItem("tsae-token", value) };
 
 class App {
   constructor(catalogue) {
@@ -21,7 +23,7 @@ class App {
     this.mask = null;
     this.search = null;
     this.address = new Address((state, before) => this.change(state, before));
-    this.pictures = new Pictures(catalogue, (position) => this.painted(position), (message) => tellProblem(message));
+    this.pictures = new Pictures(catalogue, tokens.get(), (position) => this.painted(position), (message) => tellProblem(message));
     this.grid = new Grid($("images"), {
       open: (index) => this.open(this.position(index)), want: (positions) => this.want(positions), moved: (index) => this.moved(index) });
     this.detail = new Detail($("detail"), {
@@ -220,8 +222,24 @@ function throttled(call, ms) {
   };
 }
 
+// For servers that want a token; it is kept until the window is closed.
+function askToken(message) {
+  const input = element("input", { type: "password", name: "token", required: true, autocomplete: "off" });
+  const form = element("form", {}, element("label", {}, "Token", input), element("button", {}, "Open"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    tokens.set(input.value);
+    location.reload();
+  });
+  tellProblem(message);
+  $("problem").after(form);
+  input.focus();
+}
+
 try {
+  setToken(tokens.get());
   new App(await openCatalogue(document.baseURI)).start();
 } catch (error) {
-  tellProblem(error.message);
+  if (error instanceof UnauthorizedError) askToken(error.message);
+  else tellProblem(error.message);
 }

@@ -3,7 +3,8 @@
 const KEPT = 8192, MOST_ITEMS = 48, GAP_BYTES = 6144, IN_FLIGHT = 2, PIXEL_BYTES = 4096;
 
 export class Pictures {
-  constructor(catalogue, onPicture, onError) {
+  constructor(catalogue, token, onPicture, onError) {
+    this.token = token;
     this.catalogue = catalogue;
     this.onPicture = onPicture;
     this.onError = onError;
@@ -18,7 +19,7 @@ export class Pictures {
 
   start() {
     const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
-    worker.postMessage({ model: this.catalogue.description.model, base: this.catalogue.base });
+    worker.postMessage({ model: this.catalogue.description.model, base: this.catalogue.base, token: this.token });
     worker.onmessage = ({ data }) => this.receive(worker, data);
     worker.onerror = (event) => this.onError(event.message ?? "The decoder could not be started.");
     worker.load = 0;

@@ -3,6 +3,22 @@
 const KEPT_FILES = 4;
 const whole = new Map();
 
+let token = null;
+
+// What a server may ask for; a plain file host does not.
+export function setToken(value) {
+  token = value;
+}
+
+export class UnauthorizedError extends Error {}
+
+export async function get(url, options = {}) {
+  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+  const response = await fetch(url, { ...options, headers });
+  if (response.status === 401) throw new UnauthorizedError("This server asks for a token.");
+  return response;
+}
+
 export class ChangedError extends Error {
   constructor() {
     super("The archive was changed meanwhile; reload the page.");
@@ -14,7 +30,7 @@ export async function readRange(base, file, start = 0, length = null, signal = u
   if (whole.has(file)) return cut(whole.get(file), start, length);
   const isPart = length !== null;
   const headers = isPart ? { Range: `bytes=${start}-${start + length - 1}` } : {};
-  const response = await fetch(new URL(file, base), { headers, signal });
+  const response = await get(new URL(file, base), { headers, signal });
   if (response.status === 404) throw new ChangedError();
   if (!response.ok) throw new Error(`${file}: the server answered ${response.status}`);
   const data = new Uint8Array(await response.arrayBuffer());

@@ -1,15 +1,16 @@
 // A worker: fetches runs of records and decodes them.
 //
-// In: { model } once (the place of the model), then { id, base, file, start, bytes, items } and { id, inspect: true, … };
+// In: { model, token } once (the place of the model), then { id, base, file, start, bytes, items } and { id, inspect: true, … };
 // { cancel: id }. Out: { id, pixels, failed } or { id, latents, … } or { id, error }.
 import { crc32 } from "./crc32.js";
 import { openDecoder, PIXEL_BYTES } from "./decoder/decoder.js";
-import { readRange, readSegment } from "./ranges.js";
+import { readRange, readSegment, setToken } from "./ranges.js";
 
 const running = new Map();
 let decoder = null;
 
 self.onmessage = async ({ data: message }) => {
+  if (message.token) setToken(message.token);
   if (message.model) decoder = readSegment(message.base, message.model).then(openDecoder);
   else if (message.cancel !== undefined) running.get(message.cancel)?.abort();
   else await answer(message);
