@@ -68,7 +68,7 @@ export class Catalogue {
 
   // Loads all blocks, neighbours of one file together; `tell` is called as they come.
   async loadAll(tell) {
-    const runs = this.runs();
+    const runs = this.runs("facts");
     const next = async () => {
       for (let run = runs.shift(); run; run = runs.shift()) {
         await this.loadRun(run);
@@ -78,9 +78,10 @@ export class Catalogue {
     await Promise.all(Array.from({ length: AT_ONCE }, next));
   }
 
-  runs() {
-    const { facts } = this.description.blocks, runs = [];
-    facts.forEach(({ file, start = 0, bytes = null }, block) => {
+  // Blocks whose segments of a kind follow each other in a file, so that one request reads them.
+  runs(kind) {
+    const runs = [];
+    this.description.blocks[kind].forEach(({ file, start = 0, bytes = null }, block) => {
       const last = runs.at(-1);
       const joins = last && bytes !== null && last.file === file && last.end === start && start + bytes - last.start < TOGETHER_BYTES;
       if (joins) {

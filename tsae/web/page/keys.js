@@ -1,5 +1,5 @@
 // Keys, read in blocks when they are shown or searched.
-import { readSegment } from "./ranges.js";
+import { readRange, readSegment, unpack } from "./ranges.js";
 
 const KEPT_BLOCKS = 1024, AT_ONCE = 4;
 
@@ -18,14 +18,27 @@ export class Keys {
   }
 
   text(block) {
-    if (!this.texts.has(block)) {
-      const place = this.catalogue.description.blocks.keys[block];
-      const text = readSegment(this.catalogue.base, place).then((data) => new TextDecoder().decode(data));
-      text.catch(() => this.texts.delete(block));
-      this.texts.set(block, text);
-      if (this.texts.size > KEPT_BLOCKS) this.texts.delete(this.texts.keys().next().value);
+    if (this.texts.has(block)) return this.texts.get(block);
+    const place = this.catalogue.description.blocks.keys[block];
+    return this.keep(block, readSegment(this.catalogue.base, place).then((data) => new TextDecoder().decode(data)));
+  }
+
+  // Reads the keys of blocks that lie together, as `Catalogue.runs` found them.
+  async loadRun({ file, start, end, blocks }) {
+    if (blocks.length === 1 || blocks.every((block) => this.texts.has(block))) return;
+    const data = await readRange(this.catalogue.base, file, start, end - start);
+    for (const block of blocks) {
+      const place = this.catalogue.description.blocks.keys[block], from = place.start - start;
+      if (!this.texts.has(block))
+        this.keep(block, unpack(data.subarray(from, from + place.bytes)).then((text) => new TextDecoder().decode(text)));
     }
-    return this.texts.get(block);
+  }
+
+  keep(block, text) {
+    this.texts.set(block, text);
+    text.catch(() => this.texts.delete(block));
+    if (this.texts.size > KEPT_BLOCKS) this.texts.delete(this.texts.keys().next().value);
+    return text;
   }
 
   async load(block) {
@@ -50,16 +63,18 @@ export class Keys {
     return null;
   }
 
-  // Marks in `mask`, by position, the images whose keys match; `tell(share)` is called as blocks come, until `signal` ends it.
+  // Marks in `mask`, by position, the images whose keys match; `tell` is called as blocks come, until `signal` ends it.
   async search(query, mask, tell, signal) {
-    const matches = matcher(query), blocks = this.catalogue.blocks.map((_, block) => block), all = blocks.length;
-    let done = 0;
+    const matches = matcher(query), runs = this.catalogue.runs("keys");
     const next = async () => {
-      for (let block = blocks.shift(); block !== undefined && !signal.aborted; block = blocks.shift()) {
-        const text = await this.text(block);
-        if (signal.aborted) return;
-        matches(text, (row) => (mask[this.catalogue.starts[block] + row] = 1));
-        tell(++done / all);
+      for (let run = runs.shift(); run && !signal.aborted; run = runs.shift()) {
+        await this.loadRun(run);
+        for (const block of run.blocks) {
+          const text = await this.text(block);
+          if (signal.aborted) return;
+          matches(text, (row) => (mask[this.catalogue.starts[block] + row] = 1));
+        }
+        tell();
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, next));

@@ -94,7 +94,7 @@ class App {
     this.search?.abort();
     this.mask = query ? new Uint8Array(this.catalogue.length) : null;
     if (!query) return;
-    const search = (this.search = new AbortController()), tell = throttled(() => this.reselect(this.grid.top), TELL_MS);
+    const search = (this.search = new AbortController()), tell = throttled(() => this.reselect(this.grid.top), 2 * TELL_MS);
     await this.keys.search(query, this.mask, () => search.signal.aborted || tell(), search.signal).catch((error) => tellProblem(error.message));
     if (search.signal.aborted) return;
     this.search = null;

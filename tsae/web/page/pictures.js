@@ -1,6 +1,6 @@
 // Decoded images by position: asks workers for what is in view, keeps the last ones, drops what has been scrolled past.
 
-const KEPT = 8192, MOST_ITEMS = 48, GAP_BYTES = 6144, IN_FLIGHT = 2, PIXEL_BYTES = 4096;
+const KEPT = 8192, MOST_ITEMS = 24, GAP_BYTES = 6144, IN_FLIGHT = 2, PIXEL_BYTES = 4096;
 
 export class Pictures {
   constructor(catalogue, token, onPicture, onError) {
@@ -13,7 +13,7 @@ export class Pictures {
     this.asked = new Map(); // position: job
     this.jobs = new Map();
     this.number = 0;
-    const count = Math.max(1, Math.min(4, (navigator.hardwareConcurrency ?? 2) - 1));
+    const count = Math.max(2, Math.min(4, (navigator.hardwareConcurrency ?? 2) - 1));
     this.workers = Array.from({ length: count }, () => this.start());
   }
 
