@@ -440,7 +440,7 @@ def _export_web(args: argparse.Namespace, flags: list[str]) -> int:
     done = export_web(args.archive, args.output, args.overwrite, args.originals)
     originals = f", {_count(done.originals, 'original')}" if args.originals is not None else ""
     files = f"{_count(done.files, 'file')} of {done.bytes:,} bytes"
-    print(f"{_printable(args.output)}: {_count(done.images, 'image')}{originals}, {files}; serve them with any web server")
+    print(f"{log.printable(args.output)}: {_count(done.images, 'image')}{originals}, {files}; serve them with any web server")
     return 0
 
 

@@ -188,6 +188,14 @@ def test_a_damaged_archive_is_refused_and_an_earlier_export_stays(archive_dir: P
     assert contents(tmp_path / "web") == before
 
 
+def test_the_command_says_what_it_wrote(
+    archive_dir: Path, signs_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export-web", str(archive_dir), str(tmp_path / "web"), "--originals", str(signs_dir)]) == 0
+    files = contents(tmp_path / "web")
+    assert f"40 images, 40 originals, {len(files)} files of {sum(map(len, files.values())):,} bytes" in capsys.readouterr().out
+
+
 def test_to_s3(archive_dir: Path, s3_folder: str) -> None:
     export_web(str(archive_dir), f"{s3_folder}/web")
     assert "archive.json" in ar.Folder(f"{s3_folder}/web").sizes_bytes()
