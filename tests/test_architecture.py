@@ -33,6 +33,7 @@ LAYERS = [
         "tsae.demo",
         "tsae.on_demand",
         "tsae.overview",
+        "tsae.serve",
         "tsae.web",
         "pipelines.transforms",
         "pipelines.engine",

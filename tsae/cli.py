@@ -145,6 +145,7 @@ def _parse_pipeline(command: str, argv: Sequence[str]) -> tuple[argparse.Namespa
 
 def _build_parser() -> argparse.ArgumentParser:
     from pipelines import options as job_options
+    from tsae.serve.options import add_arguments as add_serve_arguments
 
     parser = _Parser(prog="tsae", allow_abbrev=False, description="Traffic-sign images as small archives of Parquet shards.")
     parser.add_argument("--version", action="version", version=f"tsae {__version__}")
@@ -198,6 +199,9 @@ def _build_parser() -> argparse.ArgumentParser:
     export.add_argument("output", metavar="DIR", help="new or empty folder; local or URL")
     export.add_argument("--overwrite", action="store_true", help="replace an export that is there")
     export.add_argument("--originals", metavar="INPUT", help="folder that was compressed, to show its images beside")
+
+    serve = add("serve", _serve, "decode over HTTP (needs the extra serve)")
+    add_serve_arguments(serve)
 
     models = add("models", _models, "show the models that come with tsae")
     models.add_argument("--json", action="store_true")
@@ -442,6 +446,20 @@ def _export_web(args: argparse.Namespace, flags: list[str]) -> int:
     files = f"{_count(done.files, 'file')} of {done.bytes:,} bytes"
     print(f"{log.printable(args.output)}: {_count(done.images, 'image')}{originals}, {files}; serve them with any web server")
     return 0
+
+
+def _serve(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.errors import InputError
+    from tsae.serve.options import serve_options
+
+    options = serve_options(args)
+    try:
+        from tsae.serve.server import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("tsae"):
+            raise
+        raise InputError(f"tsae serve needs {error.name}; install it with pip install 'tsae[serve]'") from error
+    return serve(options)
 
 
 def _models(args: argparse.Namespace, flags: list[str]) -> int:

@@ -318,6 +318,16 @@ class ArchiveFiles:
         order = sorted(range(len(places)), key=places.__getitem__)
         return concatenate(parts).take(order)
 
+    def place(self, position: int) -> tuple[int, int, int]:
+        """Shard, row group in it, and row in that, of a position; only lists and footers are read.
+
+        Raises:
+            IndexError: if there is no such position; negative ones are not looked for.
+            TsaeError: if its list is missing or damaged.
+        """
+        index, shard, row_group, row = self._locate(position)
+        return shard + (self._shard_ends[index - 1] if index else 0), row_group, row
+
     def _locate(self, position: int) -> tuple[int, int, int, int]:
         """List, shard in it, row group in that, and row in that, of a position."""
         if not 0 <= position < self.manifest.images:
