@@ -24,6 +24,14 @@ from tsae.serve.problems import MEDIA_TYPE, Problem
 from tsae.serve.service import Service, find_all, new_stream
 from tsae.serve.streams import MEDIA_TYPES as STREAM_TYPES
 
+WEB_PATHS = (
+    "/",
+    "/archive.json",
+    "/page/{name:path}",
+    *(f"/{kind}/{{name}}" for kind in ("model", "facts", "keys", "streams")),
+)
+"""Of the page, and of what it reads."""
+
 router = APIRouter()
 
 
@@ -256,8 +264,9 @@ async def get_docs(request: Request) -> Response:
     return HTMLResponse(describe_html(request.app.openapi()))
 
 
-async def get_web_file(request: Request, name: str) -> Response:
+async def get_web_file(request: Request) -> Response:
     """The page, and what it reads."""
+    name = request.scope["path"].removeprefix("/")
     return respond(await service_of(request).web_file(name, request.headers.get("range"), asked_of(request)))
 
 
@@ -285,7 +294,8 @@ def make_app(service: Service) -> FastAPI:
     )
     app.state.service, app.state.metrics = service, Metrics(service)
     app.include_router(router)
-    app.add_api_route("/{name:path}", get_web_file, include_in_schema=False)  # the last one, as it takes every path
+    for path in WEB_PATHS:
+        app.add_api_route(path, get_web_file, include_in_schema=False)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
