@@ -34,6 +34,7 @@ LAYERS = [
         "tsae.on_demand",
         "tsae.overview",
         "tsae.serve",
+        "tsae.web",
         "pipelines.transforms",
         "pipelines.engine",
         "pipelines.local",

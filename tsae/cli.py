@@ -194,6 +194,12 @@ def _build_parser() -> argparse.ArgumentParser:
 
     _add_compact(add("compact", _compact, "merge small shards of an archive, and remove records from it"))
 
+    export = add("export-web", _export_web, "write an archive as a web page that any file host can serve")
+    export.add_argument("archive", metavar="ARCHIVE")
+    export.add_argument("output", metavar="DIR", help="new or empty folder; local or URL")
+    export.add_argument("--overwrite", action="store_true", help="replace an export that is there")
+    export.add_argument("--originals", metavar="INPUT", help="folder that was compressed, to show its images beside")
+
     serve = add("serve", _serve, "decode over HTTP (needs the extra serve)")
     add_serve_arguments(serve)
 
@@ -430,6 +436,16 @@ def _describe_quality(info: dict[str, Any]) -> str:
     if info["psnr_mean_db"] is None:
         return f"not measured{lossless}"
     return f"mean {info['psnr_mean_db']:.2f} dB, worst {info['psnr_min_db']:.2f} dB from latents{lossless}"
+
+
+def _export_web(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.web import export_web
+
+    done = export_web(args.archive, args.output, args.overwrite, args.originals)
+    originals = f", {_count(done.originals, 'original')}" if args.originals is not None else ""
+    files = f"{_count(done.files, 'file')} of {done.bytes:,} bytes"
+    print(f"{log.printable(args.output)}: {_count(done.images, 'image')}{originals}, {files}; serve them with any web server")
+    return 0
 
 
 def _serve(args: argparse.Namespace, flags: list[str]) -> int:

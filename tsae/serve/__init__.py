@@ -7,6 +7,7 @@ service.py  what routes share: the state that is served, cache and decoder
 states.py   an opened state, and the follower of commits
 columns.py  -> pages.py  summary.py   what is known of all records without decoding one
 pictures.py -> groups.py              rows to bytes: read, decoded, encoded
+web.py                                the page at `/`, and the files that it reads
 batching.py cache.py streams.py http.py problems.py options.py
 ```
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -19,14 +17,20 @@ from starlette.middleware.cors import CORSMiddleware
 from tsae import __version__
 from tsae.serve import http, pages, schemas
 from tsae.serve.description import describe_html
+from tsae.serve.http import Answer, Asked
 from tsae.serve.metrics import CONTENT_TYPE, Metrics
 from tsae.serve.pictures import LATENTS, MEDIA_TYPES, Form, image_form
 from tsae.serve.problems import MEDIA_TYPE, Problem
-from tsae.serve.service import Answer, Asked, Service, find_all, new_stream
+from tsae.serve.service import Service, find_all, new_stream
 from tsae.serve.streams import MEDIA_TYPES as STREAM_TYPES
 
-PAGE = FilePath(__file__).parent / "page"
-"""Static files of a page at `/`; while it has no `index.html`, `/` leads to the description."""
+WEB_PATHS = (
+    "/",
+    "/archive.json",
+    "/page/{name:path}",
+    *(f"/{kind}/{{name}}" for kind in ("model", "facts", "keys", "streams")),
+)
+"""Of the page, and of what it reads."""
 
 router = APIRouter()
 
@@ -260,9 +264,10 @@ async def get_docs(request: Request) -> Response:
     return HTMLResponse(describe_html(request.app.openapi()))
 
 
-async def get_start() -> Response:
-    """To the description."""
-    return RedirectResponse("/docs")
+async def get_web_file(request: Request) -> Response:
+    """The page, and what it reads."""
+    name = request.scope["path"].removeprefix("/")
+    return respond(await service_of(request).web_file(name, request.headers.get("range"), asked_of(request)))
 
 
 def make_app(service: Service) -> FastAPI:
@@ -289,7 +294,8 @@ def make_app(service: Service) -> FastAPI:
     )
     app.state.service, app.state.metrics = service, Metrics(service)
     app.include_router(router)
-    _add_start(app)
+    for path in WEB_PATHS:
+        app.add_api_route(path, get_web_file, include_in_schema=False)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
@@ -308,14 +314,6 @@ def with_cors(app: Any, origins: Sequence[str]) -> Any:
         allow_headers=["authorization", "content-type", "if-none-match"],
         expose_headers=["etag", "retry-after"],
     )
-
-
-def _add_start(app: FastAPI) -> None:
-    """The page at `/`, behind all routes; where there is none, the way to the description."""
-    if (PAGE / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
-    else:
-        app.add_api_route("/", get_start, include_in_schema=False)
 
 
 def _complete_description(app: FastAPI, service: Service) -> None:

@@ -14,6 +14,7 @@ from tsae import log
 from tsae.serve.metrics import Metrics
 from tsae.serve.options import Limits, ServeOptions, is_number
 from tsae.serve.problems import MEDIA_TYPE, Problem
+from tsae.serve.web import is_of_page
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -91,7 +92,8 @@ class _Exchange:
             if path not in OPEN:
                 headers = dict(self._scope["headers"])
                 gate.check_host(headers)
-                gate.check_token(headers)
+                if not is_of_page(path):
+                    gate.check_token(headers)
                 gate.check_room(is_batch)
                 self._check_length(headers)
             gate._at_work += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from urllib.parse import quote, unquote_to_bytes
@@ -19,6 +20,25 @@ MAX_ACCEPT_PARTS = 50
 """Parts of an `Accept` header that are looked at."""
 
 Q_VALUE = re.compile(r"[01](\.[0-9]{0,3})?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What goes out."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What of a request counts for how an answer goes out: headers, and whether `Accept` has chosen the format."""
+
+    accept: str | None = None
+    accept_encoding: str | None = None
+    if_none_match: str | None = None
+    is_negotiated: bool = False
 
 
 def _accepted(header: str) -> list[tuple[str, float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import io
 import json
@@ -16,16 +15,18 @@ from isal import igzip
 
 from tsae.archive import key_fault, shown
 from tsae.errors import TsaeError
-from tsae.serve import http
+from tsae.serve import http, web
 from tsae.serve.batching import Batcher
 from tsae.serve.cache import ByteCache
 from tsae.serve.groups import GroupReader
+from tsae.serve.http import Answer, Asked
 from tsae.serve.options import ServeOptions
 from tsae.serve.pages import Query, describe
 from tsae.serve.pictures import LATENTS, MEDIA_TYPES, PIXELS, Form, Renderer, Result, Wanted
 from tsae.serve.problems import Problem, problem_of
 from tsae.serve.states import Follower, State
 from tsae.serve.streams import FileStream, MultipartStream, ZipStream
+from tsae.web import read_page
 
 BATCH_IMAGES = 32
 """Images that are decoded at a time, so that nobody waits longer than some 15 ms for others."""
@@ -38,25 +39,6 @@ GZIP_BYTES = 1000
 
 NAME_OF_ERRORS = ".tsae/errors.json"
 """Last file of a batch in which something could not be had; no image is named so, as their names end otherwise."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What goes out."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes = b""
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """What of a request counts for how an answer goes out: headers, and whether `Accept` has chosen the format."""
-
-    accept: str | None = None
-    accept_encoding: str | None = None
-    if_none_match: str | None = None
-    is_negotiated: bool = False
 
 
 class Service:
@@ -128,6 +110,22 @@ class Service:
                 body = await self._render(state, row, form)
                 self.cache.put((name, etag), body, len(body))
         return Answer(200, {**headers, "content-type": media_type, "x-content-type-options": "nosniff"}, body)
+
+    async def web_file(self, name: str, wanted: str | None, asked: Asked) -> Answer:
+        """A file of the page, or of what it reads; a part of it if that is wanted (`Range`).
+
+        Raises:
+            Problem: if there is no such file, or it cannot be had.
+        """
+        try:
+            if web.is_of_page(f"/{name}"):
+                return web.answer(read_page().__getitem__, name, wanted, asked, http.IMMUTABLE)
+            with self.state().used() as state:
+                return await asyncio.to_thread(web.answer, state.web.read, name, wanted, asked, self._keeping)
+        except KeyError as error:
+            raise Problem("no-such-route", "Not Found") from error
+        except TsaeError as error:
+            raise self.problem(error) from error
 
     async def _render(self, state: State, row: int, form: Form) -> bytes:
         try:

@@ -19,6 +19,7 @@ from tsae.reader import Archive, open_archive
 from tsae.serve.columns import Index, Indexer
 from tsae.serve.pages import Pages
 from tsae.serve.summary import summarize
+from tsae.web import ServedArchive
 
 DIGITS = 16
 """Hexadecimal digits of digests in versions and entity tags."""
@@ -35,6 +36,7 @@ class State:
         self.opened_s = time.time()
         self.info = archive.info()
         self.summary: dict[str, Any] = summarize(index)
+        self.web = ServedArchive(archive)
         self._model = archive.manifest.model_sha256[:DIGITS]
         self._users, self._is_retired = 0, False
 

@@ -1,0 +1,45 @@
+"""The page of `tsae serve` in Chromium; `python -m pytest -m browser` runs these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tsae
+from tests.tsae.web.test_page import READY, browser, shown  # noqa: F401 - a fixture
+
+TOKEN = "0123456789abcdef"  # noqa: S105
+
+pytestmark = pytest.mark.browser
+
+
+def check_pixels(page: Any, archive_dir: Path) -> None:
+    page.wait_for_function(READY)
+    cells = shown(page)
+    with tsae.open_archive(str(archive_dir)) as archive:
+        np.testing.assert_array_equal(archive.decode(cells), [cell[..., :3] for cell in cells.values()])
+
+
+def test_the_same_pixels(server: Any, archive_dir: Path, browser: Any) -> None:  # noqa: F811
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/?sort=psnr")
+    check_pixels(page, archive_dir)
+    page.click("[data-index='0']")
+    page.wait_for_selector("dialog[open] .channels li")
+    page.close()
+
+
+def test_the_page_asks_for_a_token(start: Any, archive_dir: Path, browser: Any) -> None:  # noqa: F811
+    server = start(archive_dir, TSAE_TOKEN=TOKEN)
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    for token in ("wrong", TOKEN):
+        page.fill("input[name=token]", token)
+        with page.expect_navigation():
+            page.click("button:text('Open')")
+    check_pixels(page, archive_dir)
+    context.close()

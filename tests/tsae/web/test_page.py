@@ -1,0 +1,328 @@
+"""The page in a real browser: Debian's Chromium, from a plain file server. `python -m pytest -m browser` runs these."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tsae
+from tests.tsae.web.file_server import served
+from tests.tsae.web.many import write_many
+from tsae.web import export_web
+
+pytestmark = pytest.mark.browser
+
+MANY = 100_000
+CHROMIUM = os.environ.get("TSAE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or ""
+READY = "document.querySelectorAll('[role=gridcell]:not(.waiting)').length >= 12 && !document.querySelector('.waiting')"
+SERIOUS = ("serious", "critical")
+
+PIXELS_OF_CELLS = """() => Object.fromEntries(Array.from(document.querySelectorAll('[role=gridcell]'), (cell) => [
+    cell.title, btoa(String.fromCharCode(...cell.firstChild.getContext('2d').getImageData(0, 0, 32, 32).data))]))"""
+
+SCROLL = """async ([step, ms]) => {
+    const box = document.querySelector('.grid'), times = [];
+    let last = performance.now();
+    const end = last + ms;
+    await new Promise((done) => {
+        const frame = (now) => {
+            times.push(now - last);
+            last = now;
+            box.scrollTop += step;
+            now < end ? requestAnimationFrame(frame) : done();
+        };
+        requestAnimationFrame(frame);
+    });
+    return times.slice(1);
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM, "no Chromium: apt-get install chromium, or name one in TSAE_TEST_CHROMIUM"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Any]:
+    """Opens a URL in a window of its own; an error in the page fails the test."""
+    contexts, faults = [], []
+
+    def open_it(url: str, is_ready: str = READY, **options: Any) -> Any:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.goto(url)
+        page.wait_for_function(is_ready)
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+@pytest.fixture(scope="module")
+def small(archive_dir: Path, signs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The export of the archive of 40 signs, with originals."""
+    folder = tmp_path_factory.mktemp("web") / "small"
+    export_web(str(archive_dir), str(folder), originals=str(signs_dir))
+    with served(folder) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def many_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("many") / "archive"
+    write_many(place, MANY)
+    return place
+
+
+@pytest.fixture(scope="module")
+def many(many_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The export of an archive of 100,000 records."""
+    folder = tmp_path_factory.mktemp("web") / "many"
+    export_web(str(many_archive), str(folder))
+    with served(folder) as (url, _):
+        yield url
+
+
+def shown(page: Any) -> dict[str, np.ndarray]:
+    """The pixels of the cells in view, by key."""
+    cells = page.evaluate(PIXELS_OF_CELLS)
+    return {key: np.frombuffer(base64.b64decode(data), np.uint8).reshape(32, 32, 4) for key, data in cells.items()}
+
+
+def check_pixels(page: Any, archive_path: Path, most: int = 0) -> None:
+    cells = shown(page)
+    with tsae.open_archive(str(archive_path)) as archive:
+        images = archive.decode(cells)
+    for image, cell in zip(images, cells.values(), strict=True):
+        assert np.abs(image.astype(int) - cell[..., :3]).max() <= most
+        assert (cell[..., 3] == 255).all()
+
+
+def serious(page: Any) -> list[str]:
+    """What the accessibility checker finds."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    violations = Axe().run(page).response["violations"]
+    return [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in violations if v["impact"] in SERIOUS]
+
+
+def keys_in_order(page: Any) -> list[str]:
+    """Of the cells in view, by row and column."""
+    return list(
+        page.evaluate(
+            """() => Array.from(document.querySelectorAll('[role=gridcell]')).sort((a, b) => a.dataset.index - b.dataset.index)
+            .map((cell) => cell.title)"""
+        )
+    )
+
+
+def count_of(page: Any, text: str) -> None:
+    page.wait_for_function(f"document.getElementById('count').textContent === {json.dumps(text)}")
+
+
+def test_pixels_are_those_of_python(small: str, archive_dir: Path, open_page: Any) -> None:
+    check_pixels(open_page(small), archive_dir)
+
+
+def test_lossless_images_come_back_exactly(many: str, many_archive: Path, open_page: Any) -> None:
+    page = open_page(f"{many}?quality=lossless&at=500")
+    page.wait_for_function(READY)
+    check_pixels(page, many_archive)
+
+
+def test_the_seed_is_within_a_grey_level(tmp_path: Path, open_page: Any) -> None:
+    write_many(tmp_path / "archive", 40, drawn=40, model="seed-8x8x8")
+    export_web(str(tmp_path / "archive"), str(tmp_path / "web"))
+    with served(tmp_path / "web") as (url, _):
+        check_pixels(open_page(url), tmp_path / "archive", most=1)
+
+
+def test_a_server_without_ranges_will_do(archive_dir: Path, tmp_path: Path, open_page: Any) -> None:
+    export_web(str(archive_dir), str(tmp_path / "web"))
+    with served(tmp_path / "web", ranges=False) as (url, asked):
+        page = open_page(url)
+        check_pixels(page, archive_dir)
+        assert sum("/keys/" in path for path in asked) == 1
+
+
+def test_the_first_view_of_many_reads_little(many: str, open_page: Any) -> None:
+    page = open_page(many)
+    count_of(page, "100,000 images")
+    assert page.title() == "archive: 100,000 images"
+    assert page.evaluate("performance.getEntriesByType('resource').filter(({name}) => name.includes('/keys/')).length") == 1
+    assert page.locator("[role=grid]").get_attribute("aria-rowcount") == str(-(-MANY // 11))
+
+
+def test_scrolling_to_the_end_and_back(many: str, many_archive: Path, open_page: Any) -> None:
+    page = open_page(many)
+    page.evaluate("document.querySelector('.grid').scrollTop = 1e9")
+    page.wait_for_function(f"document.querySelector('[data-index=\"{MANY - 1}\"]') !== null && {READY}")
+    check_pixels(page, many_archive)
+    page.wait_for_function("location.search.includes('at=99')")
+    page.evaluate("document.querySelector('.grid').scrollTop = 0")
+    page.wait_for_function("document.querySelector('[data-index=\"0\"]') !== null && !location.search.includes('at=')")
+    assert len(page.query_selector_all("[role=gridcell]")) < 200
+
+
+def test_a_place_can_be_shared(many: str, open_page: Any) -> None:
+    page = open_page(f"{many}?at=70000&size=l")
+    assert (
+        69_950
+        <= min(map(int, page.evaluate("Array.from(document.querySelectorAll('[role=gridcell]'), c => c.dataset.index)")))
+        <= 70_000
+    )
+    assert page.locator("#size").input_value() == "l"
+
+
+def test_search_filter_and_sort(many: str, many_archive: Path, open_page: Any) -> None:
+    page = open_page(many)
+    with tsae.open_archive(str(many_archive)) as archive:
+        table = archive.to_table().select(["key", "label", "psnr_db"]).to_pydict()
+    page.fill("#q", "0077")
+    expected = [key for key in table["key"] if "0077" in key]
+    count_of(page, f"{len(expected):,} of 100,000 images")
+    page.wait_for_function(READY)
+    assert keys_in_order(page)[:20] == expected[:20]
+    page.fill("#q", "stop/*1.png")
+    expected = [key for key in table["key"] if re.fullmatch(r"stop/.*1\.png", key)]
+    count_of(page, f"{len(expected):,} of 100,000 images")
+    page.fill("#q", "")
+    page.select_option("#label", "stop")
+    rows = [i for i, label in enumerate(table["label"]) if label == "stop"]
+    count_of(page, f"{len(rows):,} of 100,000 images")
+    page.select_option("#sort", "psnr")
+    page.wait_for_function(READY)
+    worst = sorted(rows, key=lambda i: (table["psnr_db"][i], i))
+    page.wait_for_function(f"document.querySelector('[data-index=\"0\"]')?.title === {json.dumps(table['key'][worst[0]])}")
+    assert keys_in_order(page)[:20] == [table["key"][i] for i in worst[:20]]
+    assert "label=stop" in page.url
+    assert "sort=psnr" in page.url
+    page.go_back()
+    page.wait_for_function("document.getElementById('sort').value === ''")
+    page.click("#reset")
+    count_of(page, "100,000 images")
+
+
+def test_one_image_has_an_address(small: str, archive_dir: Path, open_page: Any) -> None:
+    page = open_page(small)
+    page.click("[data-index='3']")
+    page.wait_for_selector("dialog[open] .channels li")
+    with tsae.open_archive(str(archive_dir)) as archive:
+        keys = list(archive.keys())
+        record = archive.record(keys[3])
+    assert page.locator("#detail-key").inner_text() == keys[3]
+    assert page.locator("figure").count() == 3
+    assert f"{len(record.streams[0])} B" in page.locator("dl").inner_text()
+    bits = sum(map(float, page.locator(".channels li span:last-child").all_inner_texts()))
+    assert len(record.streams[0]) - 3 <= bits + 0.05 * 32 <= len(record.streams[0]) + 3
+    other = open_page(page.url, "document.querySelector('dialog[open] figure') !== null")
+    assert other.locator("#detail-key").inner_text() == keys[3]
+    other.check("#crisp")
+    assert "pixels=1" in other.url
+    page.go_back()
+    page.wait_for_selector("dialog", state="hidden")
+
+
+def test_keyboard_alone(small: str, open_page: Any) -> None:
+    page = open_page(small)
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.getAttribute('role')") == "gridcell":
+            break
+    focused = "Number(document.activeElement.dataset.index)"
+    columns = int(page.locator("[role=grid]").get_attribute("aria-colcount"))
+    assert page.evaluate(focused) == 0
+    for key, expected in (
+        ("ArrowRight", 1),
+        ("ArrowDown", 1 + columns),
+        ("Home", columns),
+        ("Control+End", 39),
+        ("Control+Home", 0),
+    ):
+        page.keyboard.press(key)
+        assert page.evaluate(focused) == expected, key
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog[open] figure")
+    first = page.locator("#detail-key").inner_text()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"document.getElementById('detail-key').textContent !== {json.dumps(first)}")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="hidden")
+    page.wait_for_function(f"{focused} === 2")
+    assert "open=" not in page.url
+
+
+def test_statistics(many: str, open_page: Any) -> None:
+    page = open_page(f"{many}?view=stats", "document.querySelectorAll('.worst li').length === 24")
+    page.wait_for_function("document.getElementById('stats').getAttribute('aria-busy') === 'false'")
+    assert page.locator(".tile b").first.inner_text() == "100,000"
+    page.locator("summary").first.click()
+    page.locator("details a").first.click()
+    page.wait_for_function(
+        "!document.getElementById('images').hidden && document.getElementById('count').textContent.includes(' of ')"
+    )
+    assert "max=" in page.url
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_accessible(scheme: str, width: int, small: str, open_page: Any) -> None:
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 844}}
+    page = open_page(small, **options)
+    assert serious(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == (scheme == "dark")
+    page.click("[data-index='0']")
+    page.wait_for_selector("dialog[open] .channels li")
+    assert serious(page) == []
+    stats = open_page(f"{small}?view=stats", "document.querySelectorAll('.worst li').length === 24", **options)
+    assert serious(stats) == []
+    assert stats.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_damaged_record_costs_that_record(archive_dir: Path, tmp_path: Path, browser: Any) -> None:
+    export_web(str(archive_dir), str(tmp_path / "web"))
+    file = next((tmp_path / "web" / "streams").iterdir())
+    data = bytearray(file.read_bytes())
+    data[10] ^= 1
+    file.write_bytes(data)
+    with served(tmp_path / "web") as (url, _):
+        page = browser.new_page()
+        page.goto(url)
+        page.wait_for_function(READY)
+        assert page.locator(".failed").count() == 1
+        page.click("[data-index='0']")
+        page.wait_for_selector("dialog[open] [role=alert]")
+        assert "checksum" in page.locator("dialog [role=alert]").first.inner_text()
+        page.close()
+
+
+def test_scrolling_is_smooth(many: str, open_page: Any) -> None:
+    """A guard only, for a machine that does other things as well; docs/WEB.md has measured figures."""
+    page = open_page(many)
+    page.wait_for_timeout(1000)
+    times = sorted(page.evaluate(SCROLL, [40, 2000]))
+    assert 1000 / (sum(times) / len(times)) > 25

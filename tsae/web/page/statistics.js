@@ -1,0 +1,95 @@
+// Sums and distributions over the images that are selected.
+import { bytes, count, decibels, element, plural } from "./format.js";
+import { NO_PSNR } from "./catalogue.js";
+
+const BARS = 32, LABELS = 200;
+
+// Over the catalogue's columns; `positions` is null for all.
+export function summarise(catalogue, positions) {
+  const n = positions ? positions.length : catalogue.length, perLabel = new Map();
+  const all = { images: 0, measured: 0, psnr: 0, least: Infinity, bytes: 0, lossless: 0 };
+  const psnr = new Map(), sizes = new Map();
+  for (let i = 0; i < n; i++) {
+    const p = positions ? positions[i] : i, steps = catalogue.psnr[p], size = catalogue.bytes(p), label = catalogue.label[p];
+    if (!perLabel.has(label)) perLabel.set(label, { images: 0, measured: 0, psnr: 0, least: Infinity, bytes: 0, lossless: 0 });
+    for (const sum of [all, perLabel.get(label)]) add(sum, steps, size, catalogue.losslessBytes[p]);
+    if (steps !== NO_PSNR) psnr.set(steps >> 5, (psnr.get(steps >> 5) ?? 0) + 1);
+    sizes.set(size >> 2, (sizes.get(size >> 2) ?? 0) + 1);
+  }
+  return { all, perLabel, psnr, sizes };
+}
+
+function add(sum, steps, size, lossless) {
+  sum.images++;
+  sum.bytes += size;
+  sum.lossless += lossless > 0 ? 1 : 0;
+  if (steps === NO_PSNR) return;
+  sum.measured++;
+  sum.psnr += steps / 64;
+  sum.least = Math.min(sum.least, steps / 64);
+}
+
+// Counts by fine steps of `unit`, gathered in at most BARS bars of a round width.
+export function gather(fine, unit) {
+  const steps = [...fine.keys()];
+  if (!steps.length) return [];
+  const low = Math.min(...steps), high = Math.max(...steps) + 1;
+  const width = [1, 2, 4, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000].find((w) => (high - low) / w <= BARS) ?? Math.ceil((high - low) / BARS);
+  const first = Math.floor(low / width), bars = Array.from({ length: Math.ceil(high / width) - first }, (_, i) => ({
+    from: (first + i) * width * unit, to: (first + i + 1) * width * unit, images: 0 }));
+  for (const [step, images] of fine) bars[Math.floor(step / width) - first].images += images;
+  return bars;
+}
+
+export function showStatistics(host, { catalogue, positions, address, worst }) {
+  const { all, perLabel, psnr, sizes } = summarise(catalogue, positions), isReady = catalogue.loaded === catalogue.length;
+  host.setAttribute("aria-busy", String(!isReady));
+  host.replaceChildren(
+    element("div", { class: "tiles" }, tiles(all)),
+    histogram("PSNR", "dB", gather(psnr, 0.5), (bar) => address.href({ view: "", min: bar.from, max: bar.to, at: "" })),
+    histogram("Bytes an image", "B", gather(sizes, 4), null),
+    element("section", { class: "card" }, element("h2", {}, "Worst images first"), worst,
+      element("p", {}, element("a", { href: address.href({ view: "", sort: "psnr", at: "" }) }, "All, worst first"))),
+    labelTable(catalogue, perLabel, address));
+}
+
+const mean = (sum) => (sum.measured ? sum.psnr / sum.measured : null);
+const least = (sum) => (sum.measured ? sum.least : null);
+
+function tiles(all) {
+  const facts = [
+    ["Images", count(all.images)],
+    ["Mean PSNR", decibels(mean(all))],
+    ["Worst", decibels(least(all))],
+    ["Bytes an image", all.images ? bytes(all.bytes / all.images) : "none"],
+    ["Of raw pixels", all.bytes ? `1/${((3072 * all.images) / all.bytes).toFixed(1)}` : "none"],
+    ["Stored losslessly", count(all.lossless)],
+  ];
+  return facts.map(([name, text]) => element("p", { class: "tile" }, element("span", {}, name), element("b", {}, text)));
+}
+
+function histogram(title, unit, bars, href) {
+  const most = Math.max(...bars.map((bar) => bar.images), 1), name = (bar) => `${bar.from} to ${bar.to} ${unit}`;
+  const columns = bars.map((bar) => element("span", { class: "column", style: `--share: ${bar.images / most}`, title: `${name(bar)}: ${plural(bar.images, "image")}` }));
+  const rows = bars.filter((bar) => bar.images).map((bar) => element("tr", {},
+    element("th", { scope: "row" }, href ? element("a", { href: href(bar) }, name(bar)) : name(bar)), element("td", {}, count(bar.images))));
+  const chart = element("div", { class: "chart", role: "img", "aria-label": `${title}: a histogram of ${bars.length} bars; the table below has its numbers` }, columns);
+  if (href) chart.onclick = (event) => columns.includes(event.target) && rows.length && document.dispatchEvent(new CustomEvent("visit", { detail: href(bars[columns.indexOf(event.target)]) }));
+  return element("section", { class: "card" }, element("h2", {}, title), chart,
+    element("p", { class: "axis", "aria-hidden": "true" }, element("span", {}, bars.length ? `${bars[0].from} ${unit}` : ""), element("span", {}, bars.length ? `${bars.at(-1).to} ${unit}` : "")),
+    element("details", {}, element("summary", {}, "As a table"), element("table", {},
+      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, title), element("th", { scope: "col" }, "Images"))), element("tbody", {}, rows))));
+}
+
+function labelTable(catalogue, perLabel, address) {
+  const rows = [...perLabel].map(([label, sum]) => ({ label, name: catalogue.labels[label], sum })).sort((a, b) => (mean(a.sum) ?? 1e9) - (mean(b.sum) ?? 1e9));
+  const heads = ["Label", "Images", "Mean PSNR", "Worst", "Bytes an image"];
+  const cells = ({ name, sum }) => [count(sum.images), decibels(mean(sum)), decibels(least(sum)), bytes(sum.bytes / sum.images)];
+  const note = rows.length > LABELS ? element("p", { class: "note" }, `The ${LABELS} worst of ${count(rows.length)} labels.`) : null;
+  return element("section", { class: "card" }, element("h2", {}, "By label, worst first"), note,
+    element("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": "Table of labels" }, element("table", {},
+      element("thead", {}, element("tr", {}, heads.map((head) => element("th", { scope: "col" }, head)))),
+      element("tbody", {}, rows.slice(0, LABELS).map((row) => element("tr", {},
+        element("th", { scope: "row" }, element("a", { href: address.href({ view: "", label: row.name ?? "\u0000none", at: "" }) }, row.name ?? "none")),
+        cells(row).map((text) => element("td", {}, text))))))));
+}
