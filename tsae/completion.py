@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from tsae.errors import InputError
 
@@ -31,7 +33,7 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
     return str(shtab.complete(parser, shell))
 
 
-def _mark_paths(parser: argparse.ArgumentParser, how: dict[str, str]) -> None:
+def _mark_paths(parser: argparse.ArgumentParser, how: Mapping[str, Any]) -> None:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
