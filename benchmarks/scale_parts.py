@@ -39,7 +39,7 @@ from tsae import paths
 from tsae.inputs import Listing, list_inputs
 from tsae.inputs.files import find_in_folder
 from tsae.inputs.listing import TEXTS
-from tsae.jobs import job_folder, plan
+from tsae.jobs import job_folder, plan, task_results
 from tsae.jobs.update import find_changes
 from tsae.paths import FileFacts, Folder
 
@@ -203,7 +203,7 @@ def run_resume(folder: Path, count: int, stages: Stages) -> None:
     with stages.stage("count_images"):
         job_folder.count_images(job, range(job.tasks))
     with stages.stage("finished_tasks"):
-        finished = job_folder.finished_tasks(job)
+        finished = task_results.finished_tasks(job)
     assert len(finished) == job.tasks
     with stages.stage("lists"):
         lists = ar.write_lists(job.archive, None, {}, [finished[task].shard for task in range(job.tasks)])

@@ -20,10 +20,11 @@ from tsae.errors import InputError
 from tsae.inputs import Listing, list_inputs
 from tsae.jobs import stream
 from tsae.jobs.compress import check_model, commit_archive, compress_task, finish
-from tsae.jobs.job_folder import CompressJob, check_committed, count_done, count_images, finished_tasks, is_committed
+from tsae.jobs.job_folder import CompressJob, check_committed, count_images, is_committed
 from tsae.jobs.plan import cut, find_state, plan, resume
 from tsae.jobs.run_report import Launch
 from tsae.jobs.target import Target, choose_quality
+from tsae.jobs.task_results import count_done, finished_tasks
 from tsae.jobs.update import Changes, check_settings, check_writable, find_changes
 from tsae.model_facts import ModelFacts, check_quality, read_model_facts
 from tsae.progress import watch

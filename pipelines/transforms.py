@@ -22,7 +22,8 @@ from apache_beam.utils.timestamp import Timestamp
 
 from tsae.jobs import compress, decompress, stream
 from tsae.jobs.decompress import DecompressJob
-from tsae.jobs.job_folder import CompressJob, TaskResult
+from tsae.jobs.job_folder import CompressJob
+from tsae.jobs.task_results import TaskResult
 
 NAMESPACE = "tsae"
 """Of metrics."""

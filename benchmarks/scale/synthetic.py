@@ -15,8 +15,8 @@ from tsae import archive as ar
 from tsae.archive.files import digested_name
 from tsae.archive.lists import LIST_SHARDS
 from tsae.config import DEFAULT_MODEL
-from tsae.jobs.job_folder import TaskResult
 from tsae.jobs.plan import SHARD_IMAGES
+from tsae.jobs.task_results import TaskResult
 from tsae.model_facts import read_model_facts
 from tsae.paths import Folder
 from tsae.zoo import read_model_file

@@ -25,7 +25,7 @@ from tsae.cli import main
 from tsae.config import DEFAULT_MODEL
 from tsae.errors import InputError, TsaeError
 from tsae.images import decode_image, resize
-from tsae.jobs import job_folder
+from tsae.jobs import task_results
 from tsae.zoo import read_model_file
 
 
@@ -467,7 +467,7 @@ def test_an_archive_in_memory_is_brought_up_to_date(source: Path) -> None:
 @contextlib.contextmanager
 def killed_after(tasks: int) -> Iterator[None]:
     """Within the block, a job ends as if killed once so many of its tasks are done, and the next shard is written."""
-    keep_result, kept = job_folder.keep_result, []
+    keep_result, kept = task_results.keep_result, []
 
     def keep(result: Any, job: Any) -> None:
         if len(kept) == tasks:
@@ -476,7 +476,7 @@ def killed_after(tasks: int) -> Iterator[None]:
         keep_result(result, job)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job_folder, "keep_result", keep)
+        patch.setattr(task_results, "keep_result", keep)
         with pytest.raises(RuntimeError, match="killed"):
             yield
     assert len(kept) == tasks

@@ -20,9 +20,10 @@ from tsae import archive as ar
 from tsae.errors import CorruptDataError, FormatError, ImageError, InputError
 from tsae.images import decode_image, encode_lossless, resize
 from tsae.inputs import ContainerError, Item, Read, map_inputs, stat_input
-from tsae.jobs import job_folder
-from tsae.jobs.job_folder import CompressJob, TaskResult
+from tsae.jobs import job_folder, task_results
+from tsae.jobs.job_folder import CompressJob
 from tsae.jobs.run_report import write_run_report
+from tsae.jobs.task_results import TaskResult
 from tsae.metrics import psnr_db
 from tsae.model_facts import read_model_facts
 from tsae.paths import ConflictError
@@ -120,7 +121,7 @@ def read_unfinished(task: int, job: CompressJob) -> TaskImages | None:
     Raises:
         InputError: if another job has taken this one's place.
     """
-    return None if job_folder.is_finished(task, job) else read_images(task, job)
+    return None if task_results.is_finished(task, job) else read_images(task, job)
 
 
 def _read_image(root: str, item: Item, read: Read) -> tuple[tuple[int, int], NDArray[np.uint8], ar.Origin] | ar.Failure:
@@ -251,10 +252,10 @@ def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
             records, origins = merge(_old_records(old, replaces), records), old.origins(replaces) | origins
         entry = ar.write_shard(job.archive, number, records, origins, job.model_sha256)
         _count(job, bytes_in=source_bytes, bytes_out=entry.bytes)
-    failures = job_folder.write_failures(job.archive, job.first_number + encoded.task, encoded.failures)
+    failures = task_results.write_failures(job.archive, job.first_number + encoded.task, encoded.failures)
     stages_s = encoded.stages_s | {"write": time.perf_counter() - started_s}
     result = TaskResult(encoded.task, entry, failures, len(encoded.records), source_bytes, stages_s)
-    job_folder.keep_result(result, job)
+    task_results.keep_result(result, job)
     return result
 
 
@@ -356,7 +357,7 @@ def _write_state(results: Iterable[TaskResult], job: CompressJob) -> _State:
     job_folder.check_owner(job)
     by_task = {result.task: result for result in results}
     if len(by_task) < job.tasks:
-        by_task = job_folder.finished_tasks(job, by_task.keys()) | by_task
+        by_task = task_results.finished_tasks(job, by_task.keys()) | by_task
     if by_task.keys() != set(range(job.tasks)):
         raise InputError(f"{job.archive.path}: {len(by_task)} of {job.tasks} tasks are done; finish it with --resume")
     in_order = [by_task[task] for task in range(job.tasks)]

@@ -19,7 +19,8 @@ from tsae import archive as ar
 from tsae.errors import InputError
 
 if TYPE_CHECKING:
-    from tsae.jobs.job_folder import CompressJob, TaskResult
+    from tsae.jobs.job_folder import CompressJob
+    from tsae.jobs.task_results import TaskResult
 
 PACKAGES = ("tsae", "apache-beam", "numpy", "onnxruntime", "pillow", "pyarrow", "torch")
 """Whose versions may matter."""

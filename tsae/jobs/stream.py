@@ -38,9 +38,10 @@ import tsae
 from tsae import archive as ar
 from tsae.errors import BusyError, InputError
 from tsae.inputs import Lookout
-from tsae.jobs import compress, job_folder
-from tsae.jobs.job_folder import BATCHES_FOLDER, CompressJob, TaskResult, batch_file
+from tsae.jobs import compress, job_folder, task_results
+from tsae.jobs.job_folder import BATCHES_FOLDER, CompressJob, batch_file
 from tsae.jobs.plan import cut, listing_to_bytes
+from tsae.jobs.task_results import TaskResult
 from tsae.paths import ConflictError
 
 PATIENCE_LOOKS, PATIENCE_S = 20, 60.0
@@ -282,7 +283,7 @@ def commit_batches(job: CompressJob) -> ar.Manifest:
     with _COMMITTING:
         with job_folder.turn(job):
             waiting = waiting_batches(job)
-            results = [job_folder.finished_task(number, job) for number in waiting]
+            results = [task_results.finished_task(number, job) for number in waiting]
             ready = [result for result in results if result is not None]
             manifest, there = _commit(ready, job)
             late = there.intersection(waiting)
@@ -346,7 +347,7 @@ def _with_failures(files: ar.ArchiveFiles, parts: Sequence[ar.FileEntry]) -> tup
 def _forget(numbers: Iterable[int], ready: Sequence[TaskResult], manifest: ar.Manifest, job: CompressJob) -> None:
     """Removes the listings of committed batches, then the rest; results without a shard stay, to keep their numbers."""
     parts = {result.failures.file for result in ready if result.failures} - manifest.files
-    done = [job_folder.done_file(result.task, job) for result in ready if result.shard]
+    done = [task_results.done_file(result.task, job) for result in ready if result.shard]
     try:
         job.archive.remove([batch_file(number, job) for number in numbers])
         job.archive.remove([*sorted(parts), *done])

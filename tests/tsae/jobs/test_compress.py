@@ -13,9 +13,10 @@ import tsae
 from tsae.archive import ArchiveFiles, Folder, Records, concatenate
 from tsae.errors import InputError
 from tsae.inputs import list_inputs
-from tsae.jobs import compress, job_folder
+from tsae.jobs import compress, job_folder, task_results
 from tsae.jobs import plan as planning
-from tsae.jobs.job_folder import CompressJob, TaskResult
+from tsae.jobs.job_folder import CompressJob
+from tsae.jobs.task_results import TaskResult
 
 Plan = Callable[..., CompressJob]
 
@@ -170,10 +171,10 @@ def test_what_is_done_can_be_seen_in_the_job_folder(
     job = plan_job(signs_dir, tmp_path / "archive")
     images = job_folder.count_images(job, range(3))
     assert (sum(images.values()), set(images)) == (40, {0, 1, 2})
-    assert job_folder.count_done(job, images) == 0
+    assert task_results.count_done(job, images) == 0
     run(2, job)
     run(0, job)
-    assert job_folder.count_done(job, images) == images[0] + images[2]
+    assert task_results.count_done(job, images) == images[0] + images[2]
 
 
 def test_merged_records_keep_their_places() -> None:

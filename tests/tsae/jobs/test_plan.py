@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from tsae.archive import FileEntry, Folder, Settings, ShardEntry, is_leftover
 from tsae.errors import InputError
 from tsae.inputs import Item, list_inputs
-from tsae.jobs import compress, job_folder
+from tsae.jobs import compress, job_folder, task_results
 from tsae.jobs import plan as planning
-from tsae.jobs.job_folder import CompressJob, TaskResult
+from tsae.jobs.job_folder import CompressJob
 from tsae.jobs.plan import find_state
+from tsae.jobs.task_results import TaskResult
 
 Plan = Callable[..., CompressJob]
 
@@ -117,13 +118,13 @@ def test_a_damaged_or_missing_shard_is_not_taken_for_finished(
     monkeypatch.setattr(planning, "SHARD_IMAGES", 10)
     job = plan_job(signs_dir, tmp_path / "archive")
     results = [run(task, job) for task in range(4)]
-    assert job_folder.finished_tasks(job) == dict(enumerate(results))
+    assert task_results.finished_tasks(job) == dict(enumerate(results))
     names = [tmp_path / "archive" / result.shard.file for result in results if result.shard]
     names[0].unlink()
     names[1].write_bytes(names[1].read_bytes()[:-1])
     assert results[2].shard is not None
     (tmp_path / "archive" / str(results[2].shard.provenance)).unlink()
-    assert job_folder.finished_tasks(job) == {3: results[3]}
+    assert task_results.finished_tasks(job) == {3: results[3]}
 
 
 def test_tasks_are_listed_in_several_files(
@@ -164,10 +165,10 @@ def test_notes_whose_results_are_at_hand_are_not_read(
     read: list[str] = []
     real = Folder.read
     monkeypatch.setattr(Folder, "read", lambda self, name, *args: (read.append(name), real(self, name, *args))[1])
-    assert job_folder.finished_tasks(job, {0, 3}) == {1: results[1], 2: results[2]}
+    assert task_results.finished_tasks(job, {0, 3}) == {1: results[1], 2: results[2]}
     assert sorted(name[-11:] for name in read) == ["000001.json", "000002.json"]
     monkeypatch.setattr(Folder, "sizes_bytes", lambda self: pytest.fail("nothing is to be found there"))
-    assert job_folder.finished_tasks(job, range(job.tasks)) == {}
+    assert task_results.finished_tasks(job, range(job.tasks)) == {}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"task": 1, "shard": {}, "failures": null}', b"\xff"])
@@ -178,7 +179,7 @@ def test_a_note_that_cannot_be_read_is_no_finished_task(
     run(0, job)
     (note,) = (tmp_path / "archive" / "job" / job.name / "done").iterdir()
     note.write_bytes(content)
-    assert job_folder.finished_tasks(job) == {}
+    assert task_results.finished_tasks(job) == {}
 
 
 # Two at once
@@ -367,7 +368,7 @@ def test_a_store_that_does_not_answer_is_told_in_one_line(
     job = plan_job(signs_dir, "memory://silent/archive")
     monkeypatch.setattr(MemoryFileSystem, "find", refuse)
     with pytest.raises(InputError, match="^memory://silent/archive: cannot be read .*could not connect to the endpoint"):
-        job_folder.finished_tasks(job)
+        task_results.finished_tasks(job)
     with pytest.raises(InputError, match="^memory://silent/archive: cannot be read .*could not connect to the endpoint"):
         find_state(str(signs_dir), "memory://silent/archive", True)
     monkeypatch.setattr(MemoryFileSystem, "info", refuse)
