@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +18,7 @@ import tsae
 from pipelines import compress
 from pipelines.options import CompressOptions
 from pipelines.watch import Stop, watch
+from tests.pipelines import faults
 from tsae import archive as ar
 from tsae.cli import main
 from tsae.errors import InputError
@@ -28,20 +26,6 @@ from tsae.jobs import plan
 from tsae.jobs.claim import take_claim
 from tsae.jobs.compact import CompactOptions, compact
 from tsae.signs import write_signs
-
-
-def _load(name: str) -> ModuleType:
-    """A module beside this one, which belongs to no package."""
-    spec = importlib.util.spec_from_file_location(f"compact_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-faults: Any = _load("faults")
 
 SHARD_IMAGES = 8
 

@@ -133,7 +133,7 @@ def test_outputs_of_another_archive_are_written_anew(tmp_path: Path) -> None:
     assert tree(out)["a.png"] != before["a.png"]
     assert run(second, out) == (0, 2, 0)
     assert run(first, out) == (2, 0, 0)
-    assert tree(out) == before
+    assert (after := tree(out)) == before, f"{after} instead of {before}"  # whole, also where pytest would shorten it
 
 
 def test_outputs_of_another_model_are_written_anew(archive_dir: Path, tmp_path: Path) -> None:

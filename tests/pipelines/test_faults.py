@@ -10,7 +10,6 @@ import collections
 import contextlib
 import dataclasses
 import errno
-import importlib.util
 import itertools
 import os
 import random
@@ -18,12 +17,10 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import fsspec
@@ -32,6 +29,8 @@ import pytest
 import tsae
 from pipelines import compress
 from pipelines.options import CompressOptions
+from tests.pipelines import faults
+from tests.pipelines.faults import Fault
 from tsae import paths
 from tsae.archive import digest, is_leftover
 from tsae.checkpoint import model_from_bytes, model_to_bytes
@@ -41,21 +40,6 @@ from tsae.signs import write_signs
 from tsae.zoo import read_model_file
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="watches processes as Linux does")
-
-
-def _load(name: str) -> ModuleType:
-    """A module beside this one, which belongs to no package."""
-    spec = importlib.util.spec_from_file_location(f"tests_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-faults: Any = _load("faults")
-Fault = faults.Fault
 
 SIGNS, SHARD_IMAGES = 200, 50
 """Of the random kills: four shards, so that there is something to take up."""
