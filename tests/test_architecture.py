@@ -19,6 +19,7 @@ LAYERS = [
         "tsae.inputs",
         "tsae.model_file",
         "tsae.latents",
+        "tsae.originals",
         "tsae.selection",
         "tsae.model_facts",
         "tsae.zoo",

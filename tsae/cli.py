@@ -198,7 +198,7 @@ def _build_parser() -> argparse.ArgumentParser:
     export.add_argument("archive", metavar="ARCHIVE")
     export.add_argument("output", metavar="DIR", help="new or empty folder; local or URL")
     export.add_argument("--overwrite", action="store_true", help="replace an export that is there")
-    export.add_argument("--originals", metavar="INPUT", help="folder that was compressed, to show its images beside")
+    export.add_argument("--originals", metavar="INPUT", help="what was compressed, to show its images beside")
 
     serve = add("serve", _serve, "decode over HTTP (needs the extra serve)")
     add_serve_arguments(serve)

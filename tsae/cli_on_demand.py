@@ -5,19 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tsae import log
 from tsae.config import EXIT_FAILURES
-
-if TYPE_CHECKING:
-    from tsae.selection import Selection
+from tsae.selection import FILTERS, SORTS, Selection, selection_of
 
 SHEET_IMAGES = 96
 """Images of a contact sheet for which no other number is asked."""
-
-ORDERS = ("position", "key", "psnr", "bytes")
-"""As `tsae.selection.SORTS`, which is not imported for this."""
 
 
 def _number(text: str) -> float:
@@ -36,42 +31,31 @@ def _count(text: str) -> int:
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     chosen = parser.add_argument_group("which images")
-    chosen.add_argument("--prefix", metavar="TEXT", help="only keys that start with it")
-    chosen.add_argument("--label", action="append", dest="labels", metavar="LABEL", help="only this label; may be given again")
-    chosen.add_argument("--min-psnr", type=_number, metavar="DB", help="only images that came back so well, or better")
-    chosen.add_argument("--max-psnr", type=_number, metavar="DB", help="only images that came back so well, or worse")
-    chosen.add_argument("--min-bytes", type=_count, metavar="N", help="only images that take so many bytes here, or more")
-    chosen.add_argument("--max-bytes", type=_count, metavar="N", help="only images that take so many bytes here, or fewer")
-    chosen.add_argument("--min-px", type=_count, metavar="N", help="only originals of at least N pixels each way")
-    chosen.add_argument("--max-px", type=_count, metavar="N", help="only originals of at most N pixels each way")
+    for attribute, each in FILTERS.items():
+        if attribute == "glob":
+            continue  # commands take it without a flag
+        how: dict[str, Any] = {"help": each.text}
+        if each.kind is bool:
+            how |= {"action": argparse.BooleanOptionalAction}
+        else:
+            how |= {"metavar": each.metavar, "type": {float: _number, int: _count}.get(each.kind, each.kind)}
+        if each.comparison == "is one of":
+            how |= {"action": "append"}
+        chosen.add_argument(f"--{each.name}", **how)
 
 
 def _add_order(parser: argparse.ArgumentParser, limit: int | None, limit_help: str) -> None:
     order = parser.add_argument_group("in which order")
-    order.add_argument("--sort", choices=ORDERS, default="position", help="psnr: the worst first (default: as in the archive)")
+    order.add_argument(
+        "--sort", choices=list(SORTS), default="position", help="psnr: the worst first (default: as in the archive)"
+    )
     order.add_argument("--reverse", action="store_true", help="the greatest or last first")
     order.add_argument("--after", metavar="KEY", help="only what comes after this key in that order")
     order.add_argument("--limit", type=_count, metavar="N", default=limit, help=limit_help)
 
 
-def _selection(args: argparse.Namespace, **more: Any) -> Selection:
-    from tsae.selection import Selection
-
-    return Selection(
-        prefix=args.prefix,
-        labels=None if args.labels is None else tuple(args.labels),
-        min_psnr_db=args.min_psnr,
-        max_psnr_db=args.max_psnr,
-        min_bytes=args.min_bytes,
-        max_bytes=args.max_bytes,
-        min_px=args.min_px,
-        max_px=args.max_px,
-        **more,
-    )
-
-
 def _ordered_selection(args: argparse.Namespace) -> Selection:
-    return _selection(args, glob=args.glob, sort=args.sort, reverse=args.reverse, after=args.after, limit=args.limit)
+    return selection_of(vars(args), sort=args.sort, reverse=args.reverse, after=args.after, limit=args.limit)
 
 
 def add_get(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +73,7 @@ def get(args: argparse.Namespace, flags: list[str]) -> int:
     """Runs `get`; see `tsae.on_demand.get_images`."""
     from tsae.on_demand import get_images
 
-    missing = get_images(args.archive, args.keys, args.output, args.format, _selection(args))
+    missing = get_images(args.archive, args.keys, args.output, args.format, selection_of(vars(args)))
     for line in missing:
         log.say("missing", line, "error")
     return EXIT_FAILURES if missing else 0
@@ -129,7 +113,7 @@ def add_sheet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archive", metavar="ARCHIVE")
     parser.add_argument("glob", nargs="?", metavar="GLOB", help="only keys that match; * also matches /")
     parser.add_argument("-o", dest="output", metavar="FILE", required=True, help="the picture: .png, .webp or .jpg")
-    parser.add_argument("--originals", metavar="DIR", help="the folder that was compressed: originals above, and measured anew")
+    parser.add_argument("--originals", metavar="INPUT", help="what was compressed: originals above, and measured anew")
     _add_filters(parser)
     _add_order(parser, SHEET_IMAGES, f"at most so many (default: {SHEET_IMAGES})")
 

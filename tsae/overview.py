@@ -1,20 +1,24 @@
-"""A contact sheet of some images of an archive: what `tsae sheet` does."""
+"""A contact sheet of some images of an archive: what `tsae sheet` does, and `/sheet` of a server."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from tsae import archive as ar
 from tsae import log, paths
 from tsae.config import RAW_BYTES
 from tsae.errors import ImageError, InputError
-from tsae.images import MAX_FILE_BYTES, decode_image, resize
+from tsae.images import resize
 from tsae.metrics import psnr_db
+from tsae.originals import Originals
 from tsae.reader import Archive, open_archive
 from tsae.selection import Selection
 from tsae.sheet import contact_sheet
@@ -29,17 +33,33 @@ MAX_SIDE_PX = {"PNG": 2**31 - 1, "WEBP": 16383, "JPEG": 65535}
 """What the formats hold."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """N images of a sheet.
+
+    Attributes:
+        keys: Of the images.
+        decoded: As they come back, uint8 `[N, 32, 32, 3]`.
+        psnrs_db: As the archive tells them, in dB: of the images from their latents; NaN where not measured.
+        sizes_bytes: What each takes in the archive.
+        are_exact: Whether they come back exactly, as those do that are stored losslessly as well.
+    """
+
+    keys: Sequence[str]
+    decoded: NDArray[np.uint8]
+    psnrs_db: NDArray[np.floating[Any]]
+    sizes_bytes: Sequence[int]
+    are_exact: Sequence[bool]
+
+
 def write_sheet(archive_path: str, selection: Selection, output: str, originals: str | None = None) -> int:
     """Draws the images of a selection, in its order, and writes the picture over what is there.
-
-    Captions are PSNR and the bytes that an image takes. With originals, PSNR is measured against them, which the one that the
-    archive tells was as well.
 
     Args:
         archive_path: Path or URL of the archive.
         selection: Which images; at most `MAX_IMAGES`.
         output: File to write, of an ending in `FORMATS`.
-        originals: Folder or URL with a file for each key, as it was compressed; None shows what came back alone.
+        originals: What was compressed, as INPUT; None shows what came back alone.
 
     Returns:
         Number of images.
@@ -51,17 +71,16 @@ def write_sheet(archive_path: str, selection: Selection, output: str, originals:
     """
     form = _form(output)
     with open_archive(archive_path) as archive:
+        beside = None if originals is None else Originals(originals)
         places = archive.positions(selection)
         if not 0 < len(places) <= MAX_IMAGES:
             found = f"{len(places):,} images are selected" if len(places) else "no image is selected"
             raise InputError(f"{archive_path}: {found}; a sheet shows 1 to {MAX_IMAGES:,}, see them with tsae ls")
         records = archive.records(places.tolist())
-        decoded = archive.decode_records(records)
-        before = None if originals is None else _load_originals(originals, records.keys)
-        psnrs = _told_psnrs(records) if before is None else psnr_db(before, decoded)
-        sheet = contact_sheet(
-            before, decoded, _captions(records, psnrs), title=_title(archive), subtitle=_subtitle(archive, psnrs)
-        )
+        try:
+            sheet = draw_sheet(archive, _shown(records, archive.decode_records(records)), beside)
+        except ImageError as error:
+            raise ImageError(f"{originals}: {error}") from error
     if max(sheet.size) > MAX_SIDE_PX[form]:
         raise InputError(
             f"{output}: {sheet.height:,} pixels high, a {form} is at most {MAX_SIDE_PX[form]:,}; use .png or --limit"
@@ -72,6 +91,28 @@ def write_sheet(archive_path: str, selection: Selection, output: str, originals:
     return len(places)
 
 
+def draw_sheet(archive: Archive, shown: Shown, originals: Originals | None = None, **layout: int) -> Image.Image:
+    """The sheet of some images of an archive.
+
+    Captions are PSNR and the bytes that an image takes. With originals, PSNR is measured against them, which the one that the
+    archive tells was as well.
+
+    Args:
+        archive: That they are of.
+        shown: The images.
+        originals: Where their originals are; None shows what came back alone.
+        layout: `columns` and `scale` of `tsae.sheet.contact_sheet`.
+
+    Raises:
+        ImageError: if an original cannot be had; the message names it.
+    """
+    before = None if originals is None else _load(originals, shown.keys)
+    psnrs = np.where(shown.are_exact, ar.EXACT_PSNR_DB, shown.psnrs_db) if before is None else psnr_db(before, shown.decoded)
+    captions = [[_decibels(value), f"{size} B"] for value, size in zip(psnrs.tolist(), shown.sizes_bytes, strict=True)]
+    title, subtitle = _title(archive), _subtitle(archive, psnrs)
+    return contact_sheet(before, shown.decoded, captions, title=title, subtitle=subtitle, **layout)
+
+
 def _form(output: str) -> str:
     form = FORMATS.get(os.path.splitext(output)[1].lower())
     if form is None:
@@ -79,32 +120,20 @@ def _form(output: str) -> str:
     return form
 
 
-def _load_originals(folder: str, keys: Sequence[str]) -> NDArray[np.uint8]:
-    """Images uint8 `[N, 32, 32, 3]`, read and resized as compressing does."""
-    return np.stack([_load(folder, key) for key in keys])
-
-
-def _load(folder: str, key: str) -> NDArray[np.uint8]:
-    ar.check_key(key)
-    path = paths.join(paths.absolute(folder), key)
-    try:
-        return resize(decode_image(paths.read_file(path, MAX_FILE_BYTES)))
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{path}: the original cannot be read ({reason}); name the folder that was compressed") from error
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
-
-
-def _told_psnrs(records: ar.Records) -> NDArray[np.float64]:
-    """PSNR as the archive tells it, in dB, of the images that come back: some of them exactly."""
-    is_exact = [exact is not None for exact in records.lossless]
-    return np.where(is_exact, ar.EXACT_PSNR_DB, records.psnrs_db.astype(np.float64))
-
-
-def _captions(records: ar.Records, psnrs: NDArray[np.float64]) -> list[list[str]]:
+def _shown(records: ar.Records, decoded: NDArray[np.uint8]) -> Shown:
     sizes = [len(stream) + len(exact or b"") for stream, exact in zip(records.streams, records.lossless, strict=True)]
-    return [[_decibels(value), f"{size} B"] for value, size in zip(psnrs.tolist(), sizes, strict=True)]
+    psnrs_db = records.psnrs_db.astype(np.float64)
+    return Shown(records.keys, decoded, psnrs_db, sizes, [exact is not None for exact in records.lossless])
+
+
+def _load(originals: Originals, keys: Sequence[str]) -> NDArray[np.uint8]:
+    """Images uint8 `[N, 32, 32, 3]`, read and resized as compressing does."""
+    images = []
+    for key, found in zip(keys, originals.map(resize, keys), strict=True):
+        if isinstance(found, ImageError):
+            raise ImageError(f"{ar.shown(key)}: the original {found}") from found
+        images.append(found)
+    return np.stack(images)
 
 
 def _decibels(value: float) -> str:

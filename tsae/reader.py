@@ -28,7 +28,8 @@ from tsae.archive import (
 )
 from tsae.config import IMAGE_SIZE_PX, RAW_BYTES
 from tsae.errors import FormatError
-from tsae.selection import Selection, positions, select
+from tsae.selection import Selection
+from tsae.selection.stored import positions, select
 
 if TYPE_CHECKING:
     from tsae.codec import Codec

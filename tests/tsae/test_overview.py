@@ -62,7 +62,7 @@ def test_a_sheet_without_originals_shows_a_glob(archive_dir: Path, tmp_path: Pat
         (["none*", "-o", "s.png"], "no image is selected"),
         (["-o", "s.gif"], "the ending is none of"),
         (["-o", "s"], "the ending is none of"),
-        (["-o", "s.png", "--originals", "nowhere"], "the original cannot be read"),
+        (["-o", "s.png", "--originals", "nowhere"], "nowhere: not there"),
         (["-o", "folder.png"], "cannot be written"),
         (["-o", "s.png", "--after", "none"], "no image of that key"),
     ],
@@ -90,4 +90,4 @@ def test_an_original_that_is_no_image_is_named(archive_dir: Path, tmp_path: Path
     (tmp_path / key).parent.mkdir(parents=True)
     (tmp_path / key).write_bytes(b"no image")
     assert main(["sheet", str(archive_dir), key, "-o", str(tmp_path / "s.png"), "--originals", str(tmp_path)]) == 2
-    assert f"{tmp_path / key}: " in capfd.readouterr().err
+    assert f"{tmp_path}: {key}: the original " in capfd.readouterr().err

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tsae import selection as module
 from tsae.archive import ArchiveFiles, Manifest, Records, Shard, concatenate, matches
 from tsae.errors import InputError
 from tsae.paths import Folder
-from tsae.selection import Selection, positions, select
+from tsae.selection import SORTS, Selection, stored
+from tsae.selection.stored import positions, select
 
-COLUMNS = ["key", "width", "height", "label", "psnr_db", "bytes", "position"]
+COLUMNS = ["key", "width", "height", "label", "psnr_db", "bytes", "quality", "is_lossless", "position"]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,15 @@ def rows(records: list[Records]) -> list[dict[str, Any]]:
     """What there is to be selected, in the order of positions."""
     every = concatenate(records)
     columns = zip(
-        every.keys, every.widths, every.heights, every.labels, every.psnrs_db, every.streams, every.lossless, strict=True
+        every.keys,
+        every.widths,
+        every.heights,
+        every.labels,
+        every.psnrs_db,
+        every.streams,
+        every.lossless,
+        every.codings,
+        strict=True,
     )
     return [
         {
@@ -52,9 +60,11 @@ def rows(records: list[Records]) -> list[dict[str, Any]]:
             "label": label,
             "psnr_db": None if np.isnan(psnr_db) else float(psnr_db),
             "bytes": len(stream) + len(lossless or b""),
+            "quality": int(coding) - 1 if coding > 1 else None,
+            "is_lossless": lossless is not None,
             "position": position,
         }
-        for position, (key, width, height, label, psnr_db, stream, lossless) in enumerate(columns)
+        for position, (key, width, height, label, psnr_db, stream, lossless, coding) in enumerate(columns)
     ]
 
 
@@ -74,13 +84,15 @@ def is_in(row: dict[str, Any], s: Selection) -> bool:
         and (s.labels is None or row["label"] in s.labels)
         and within(row["psnr_db"], s.min_psnr_db, s.max_psnr_db)
         and within(row["bytes"], s.min_bytes, s.max_bytes)
+        and s.quality in (None, row["quality"])
+        and s.is_lossless in (None, row["is_lossless"])
         and within(min(row["width"], row["height"]), s.min_px, None)
         and within(max(row["width"], row["height"]), None, s.max_px)
     )
 
 
 def expected(rows: list[dict[str, Any]], s: Selection) -> list[dict[str, Any]]:
-    column, sign = module.SORTS[s.sort], -1 if s.reverse else 1
+    column, sign = SORTS[s.sort], -1 if s.reverse else 1
     known = [row for row in rows if row[column] is not None]
     ordered = sorted(known, key=lambda row: row[column], reverse=s.reverse)  # stable, but reversed ties are not
     if column != "key":
@@ -112,6 +124,10 @@ def expected(rows: list[dict[str, Any]], s: Selection) -> list[dict[str, Any]]:
         {"max_psnr_db": 20},
         {"min_bytes": 43, "max_bytes": 520},
         {"min_px": 40, "max_px": 90},
+        {"is_lossless": True},
+        {"is_lossless": False, "prefix": "d/"},
+        {"quality": 5},
+        {"quality": 0},
     ],
 )
 @pytest.mark.parametrize(
@@ -156,7 +172,7 @@ def test_pages_put_together_are_the_whole(files: ArchiveFiles, rows: list[dict[s
 def test_a_limited_order_forgets_what_it_does_not_need(
     files: ArchiveFiles, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PRUNED_ROWS", 10)
+    monkeypatch.setattr(stored, "PRUNED_ROWS", 10)
     for sort, reverse in itertools.product(("key", "psnr", "bytes"), (False, True)):
         selection = Selection(sort=sort, reverse=reverse, limit=9)
         assert found(files, selection) == expected(rows, selection)
@@ -204,7 +220,7 @@ def test_where_no_order_is_asked_for_nothing_is_gathered(files: ArchiveFiles) ->
     assert len(next(parts)) < 600
 
 
-@pytest.mark.parametrize("wrong", [{"sort": "colour"}, {"limit": -1}])
+@pytest.mark.parametrize("wrong", [{"sort": "colour"}, {"limit": -1}, {"min_bytes": -1}, {"max_px": 10**20}])
 def test_what_cannot_be_asked_for_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Selection(**wrong)

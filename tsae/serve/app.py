@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -15,12 +16,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from tsae import __version__
-from tsae.serve import http, pages, schemas
+from tsae.serve import http, schemas
 from tsae.serve.description import describe_html
 from tsae.serve.http import Answer, Asked
 from tsae.serve.metrics import CONTENT_TYPE, Metrics
 from tsae.serve.pictures import LATENTS, MEDIA_TYPES, Form, image_form
 from tsae.serve.problems import MEDIA_TYPE, Problem
+from tsae.serve.queries import Selected
 from tsae.serve.service import Service, find_all, new_stream
 from tsae.serve.streams import MEDIA_TYPES as STREAM_TYPES
 
@@ -53,11 +55,6 @@ PROMETHEUS = {"description": "Prometheus' text format", "content": {"text/plain"
 Key = Annotated[str, Path(description="Percent-encoded; `/` may stay, and `%2F` means the same")]
 Version = Annotated[str | None, Query(description="Of the image; the answer never changes then. 404 if it is another one")]
 Size = Annotated[int | None, Query(ge=1, le=1024, description="Side to scale to, in px (bicubic)")]
-Prefix = Annotated[str, Query(description="Of keys")]
-Label = Annotated[str | None, Query(description="Exactly this one")]
-MinPsnr = Annotated[float | None, Query(allow_inf_nan=False, description="Leaves out worse images, and those not measured")]
-Sort = Annotated[Literal["key", "psnr", "bytes"], Query()]
-Order = Annotated[Literal["asc", "desc"], Query()]
 
 
 def service_of(request: Request) -> Service:
@@ -114,6 +111,27 @@ async def get_latents(request: Request, key: Key, v: Version = None) -> Response
 
 
 @router.get(
+    "/originals/{key:path}",
+    response_class=Response,
+    responses={200: _binary("image/png", "image/webp"), **UNCHANGED, **_problems(404, 406, 422)},
+    summary="What was compressed",
+)
+async def get_original(
+    request: Request,
+    key: Key,
+    size: Annotated[
+        int | None, Query(ge=0, le=1024, description="As for images; 0: as it was before, at most 1,024 px a side")
+    ] = None,
+    format: Annotated[Literal["png", "webp"] | None, Query(description="In place of `Accept`")] = None,
+) -> Response:
+    """As it was encoded, that is scaled to 32x32, unless `size` says otherwise. 404 without `--originals`, or if it is gone."""
+    service, asked = service_of(request), asked_of(request, is_negotiated=format is None)
+    name = service.choose_format(format, asked.accept)
+    found = http.key_in_path(request.scope["raw_path"], b"/originals/")
+    return respond(await service.original(found, name, size, asked))
+
+
+@router.get(
     "/images",
     response_class=Response,
     responses={200: {"model": schemas.ImagePage}, **UNCHANGED, **_problems(404, 422)},
@@ -121,17 +139,13 @@ async def get_latents(request: Request, key: Key, v: Version = None) -> Response
 )
 async def get_page(
     request: Request,
-    prefix: Prefix = "",
-    label: Label = None,
-    min_psnr: MinPsnr = None,
-    sort: Sort = "key",
-    order: Order = "asc",
+    selected: Selected,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(description="`next` of the page before")] = None,
 ) -> Response:
-    """Images that were not measured come last where `sort=psnr`. 404 if `after` is no key, unless `sort=key`."""
-    query = pages.Query(prefix, label, min_psnr, sort, order == "desc")
-    return respond(await service_of(request).page(query, limit, after, asked_of(request)))
+    """What all filters let through, in an order. 404 if `after` is no key, unless `sort=key`."""
+    wanted = dataclasses.replace(selected, after=after, limit=limit)
+    return respond(await service_of(request).page(wanted, asked_of(request)))
 
 
 @router.get(
@@ -142,7 +156,7 @@ async def get_page(
 )
 async def get_stats(request: Request) -> Response:
     """Totals, histograms of PSNR and bytes, figures of each label."""
-    return respond(service_of(request).stats(asked_of(request)))
+    return respond(await service_of(request).stats(asked_of(request)))
 
 
 @router.get(
@@ -153,18 +167,15 @@ async def get_stats(request: Request) -> Response:
 )
 async def get_sheet(
     request: Request,
-    prefix: Prefix = "",
-    label: Label = None,
-    min_psnr: MinPsnr = None,
-    sort: Sort = "key",
-    order: Order = "asc",
+    selected: Selected,
     limit: Annotated[int, Query(ge=1, le=200)] = 48,
     columns: Annotated[int, Query(ge=1, le=40)] = 12,
     scale: Annotated[int, Query(ge=1, le=8)] = 2,
+    originals: Annotated[bool, Query(description="Whether they are above, and PSNR is measured anew")] = False,
 ) -> Response:
-    """The images that a query finds first, with PSNR and bytes."""
-    query = pages.Query(prefix, label, min_psnr, sort, order == "desc")
-    return respond(await service_of(request).sheet(query, limit, columns, scale, asked_of(request)))
+    """The images that `/images` would tell of first, with PSNR and bytes."""
+    wanted = dataclasses.replace(selected, limit=limit)
+    return respond(await service_of(request).sheet(wanted, originals, columns, scale, asked_of(request)))
 
 
 BATCH_BODY = {
@@ -332,7 +343,7 @@ def _complete_description(app: FastAPI, service: Service) -> None:
         state = service.follower.state
         if state is not None and len(state.index):
             key = state.index.key(state.index.row(0))
-            for path in ("/images/{key}", "/latents/{key}"):
+            for path in ("/images/{key}", "/latents/{key}", "/originals/{key}"):
                 schema["paths"][path]["get"]["parameters"][0]["example"] = key
             schema["paths"]["/batch"]["post"]["requestBody"]["content"]["application/json"]["example"] = {"keys": [key]}
         return schema

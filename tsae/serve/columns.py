@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tsae.archive import ENTROPY_CODED, ArchiveFiles, Shard
+from tsae.archive import ArchiveFiles, Shard
 from tsae.errors import CorruptDataError, TsaeError
+from tsae.selection.matching import derive
 
 NO_LABEL = -1
 
@@ -116,19 +117,14 @@ def read_columns(shard: Shard, labels: Labels) -> Columns:
 
 def _columns_of(table: pa.Table, labels: Labels) -> Columns:
     """The columns of a row group."""
-    streams, lossless = table.column("stream"), table.column("lossless")
-    sizes = _numpy(pc.binary_length(streams)).astype(np.uint32)
-    sizes += _numpy(pc.fill_null(pc.binary_length(lossless), 0)).astype(np.uint32)
-    codings = _numpy(table.column("coding").cast(pa.uint8())).astype(np.int16)
-    qualities = np.where(codings >= ENTROPY_CODED.start, codings - ENTROPY_CODED.start + 1, 0)
     return Columns(
         keys=tuple(table.column("key").chunks),
         widths=_numpy(table.column("width")),
         heights=_numpy(table.column("height")),
         psnrs_db=_numpy(table.column("psnr_db")),
-        sizes_bytes=sizes,
-        qualities=qualities.astype(np.uint8),
-        lossless=_numpy(pc.is_valid(lossless)),
+        sizes_bytes=_numpy(derive(table, "bytes")).astype(np.uint32),
+        qualities=_numpy(pc.fill_null(derive(table, "quality"), 0)).astype(np.uint8),
+        lossless=_numpy(derive(table, "is_lossless")),
         crc32s=_numpy(table.column("crc32")),
         labels=_label_codes(table.column("label"), labels),
     )

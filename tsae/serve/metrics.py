@@ -14,7 +14,7 @@ from tsae import __version__
 if TYPE_CHECKING:
     from tsae.serve.service import Service
 
-ROUTES = ("images", "latents", "batch", "sheet", "stats", "healthz", "readyz", "metrics", "openapi.json", "docs")
+ROUTES = ("images", "latents", "originals", "batch", "sheet", "stats", "healthz", "readyz", "metrics", "openapi.json", "docs")
 """First parts of paths that are told apart; all else is "other", so that clients cannot make names up."""
 
 BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)

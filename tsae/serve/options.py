@@ -46,6 +46,7 @@ class ServeOptions:
 
     Attributes:
         archive: Path or URL.
+        originals: What was compressed, as INPUT, to be shown beside; None shows what came back alone.
         host: Address to listen at.
         port: 0 takes a free one.
         token: What clients must show; None is nothing.
@@ -60,6 +61,7 @@ class ServeOptions:
     """
 
     archive: str
+    originals: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = dataclasses.field(default=None, repr=False)
@@ -82,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     limits = Limits()
     parser.add_argument("archive", metavar="ARCHIVE", help="local or URL")
+    parser.add_argument("--originals", metavar="INPUT", help="what was compressed, to be shown beside")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, metavar="P", help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--token-file", metavar="FILE", help=f"what clients must show as Bearer; or in ${TOKEN_VARIABLE}")
@@ -131,6 +134,7 @@ def serve_options(args: argparse.Namespace) -> ServeOptions:
     )
     return ServeOptions(
         archive=args.archive,
+        originals=args.originals,
         host=args.host,
         port=args.port,
         token=token,

@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from tsae.selection import Selection, Sort
+from tsae.selection.matching import mask
 from tsae.serve.columns import Index
-
-Sort = Literal["key", "psnr", "bytes"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Query:
-    """What to choose and how to sort it.
-
-    Attributes:
-        prefix: Of keys; empty is all.
-        label: None is any or none.
-        min_psnr_db: Leaves out worse images, and those that were not measured; None is all.
-        sort: What to sort by; equal ones by key.
-        is_descending: The other way round; images that were not measured come last either way.
-    """
-
-    prefix: str = ""
-    label: str | None = None
-    min_psnr_db: float | None = None
-    sort: Sort = "key"
-    is_descending: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """Some of the records that a query finds.
+    """Some of the records that a selection finds.
 
     Attributes:
         rows: Of the index, in order.
-        total: How many the query finds.
+        total: How many there are without regard to `after` and `limit`.
         has_more: Whether others follow.
     """
 
@@ -50,92 +33,102 @@ class Page:
 
 
 class Pages:
-    """Answers queries on an index; keeps the orders that were asked for. Safe to share between threads."""
+    """Evaluates selections on an index; keeps the orders that were asked for. Safe to share between threads."""
 
     def __init__(self, index: Index) -> None:
         """Sorts nothing yet."""
         self._index = index
-        self._orders: dict[tuple[Sort, bool], NDArray[np.uint32]] = {}
+        self._orders: dict[tuple[Sort, bool], NDArray[Any]] = {}
 
-    def page(self, query: Query, limit: int, after: str | None = None) -> Page:
-        """A page of what a query finds.
-
-        Args:
-            query: What to find.
-            limit: Most records of the page.
-            after: The last key of the page before; None for the first page.
+    def page(self, selection: Selection) -> Page:
+        """A page of what a selection finds.
 
         Raises:
             KeyError: if there is no record of the key `after`, and the order is not that of keys.
         """
-        rows = self._in_order(query)
-        start = 0 if after is None else self._place_after(query, after)
-        mask = self._mask(query, rows)
-        if mask is None:
-            found = rows[start : start + limit]
-            return Page(found.tolist(), len(rows), start + limit < len(rows))
-        places = np.flatnonzero(mask)
+        rows = self._in_order(selection)
+        start = 0 if selection.after is None else self._place_after(selection, selection.after)
+        limit = len(rows) if selection.limit is None else selection.limit
+        found = self._found(selection, rows)
+        if found is None:
+            return Page(rows[start : start + limit].tolist(), len(rows), start + limit < len(rows))
+        places = np.flatnonzero(found)
         first = int(np.searchsorted(places, start))
-        chosen = rows[places[first : first + limit]]
-        return Page(chosen.tolist(), len(places), first + limit < len(places))
+        return Page(rows[places[first : first + limit]].tolist(), len(places), first + limit < len(places))
 
-    def _in_order(self, query: Query) -> NDArray[Any]:
-        """Rows in the order of a query; where that is the order of keys, those with its prefix."""
-        if query.sort != "key":
-            return self._order(query.sort, query.is_descending)
-        rows = self._index.rows_between(*self._range(query))
-        return rows[::-1] if query.is_descending else rows
+    def _in_order(self, selection: Selection) -> NDArray[Any]:
+        """Rows in the order of a selection; where that is the order of keys, those whose keys start as they must."""
+        if selection.sort == "key":
+            rows = self._index.rows_between(*self._range(selection))
+            return rows[::-1] if selection.reverse else rows
+        if selection.sort == "position":
+            rows = np.arange(len(self._index))
+            return rows[::-1] if selection.reverse else rows
+        return self._order(selection.sort, selection.reverse)
 
-    def _range(self, query: Query) -> tuple[int, int]:
-        return self._index.ranks_of(query.prefix) if query.prefix else (0, len(self._index))
+    def _range(self, selection: Selection) -> tuple[int, int]:
+        """First and last (excluded) place in the order of keys of those that start as they must."""
+        ranges = [self._index.ranks_of(text) for text in selection.starts]
+        start, end = max((start for start, _ in ranges), default=0), min((end for _, end in ranges), default=len(self._index))
+        return start, max(start, end)
 
-    def _mask(self, query: Query, rows: NDArray[Any]) -> NDArray[np.bool_] | None:
-        """Which of the rows a query finds; None if all of them."""
-        columns, conditions = self._index.columns, []
-        if query.prefix and query.sort != "key":
-            has_prefix = np.zeros(len(self._index), np.bool_)
-            has_prefix[self._index.rows_between(*self._range(query))] = True
-            conditions.append(has_prefix[rows])
-        if query.label is not None:
-            code = self._index.labels.find(query.label)
-            conditions.append(columns.labels[rows] == (-2 if code is None else code))
-        if query.min_psnr_db is not None:
-            conditions.append(columns.psnrs_db[rows] >= np.float64(query.min_psnr_db))
-        return np.logical_and.reduce(conditions) if conditions else None
+    def _found(self, selection: Selection, rows: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Which of the rows a selection finds; None if all of them."""
+        is_sorted = selection.sort == "key"
+        conditions = [each for each in selection.conditions if not (is_sorted and each.comparison == "starts with")]
+        table = self._table.select(sorted({each.column for each in conditions}))
+        is_part = len(rows) < len(table)
+        found = mask(table.take(rows) if is_part else table, conditions)
+        if found is None:
+            return None
+        array = np.asarray(found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy())
+        return array if is_part else array[rows]
 
-    def _values(self, sort: Sort, is_descending: bool) -> NDArray[Any]:
-        """What to sort by, ascending."""
-        columns = self._index.columns
-        values = columns.psnrs_db if sort == "psnr" else columns.sizes_bytes.astype(np.int64)
-        return -values if is_descending else values
+    @functools.cached_property
+    def _table(self) -> pa.Table:
+        """The index as selections know records; numbers are not copied."""
+        columns, labels = self._index.columns, self._index.labels
+        codes = pa.array(columns.labels, mask=columns.labels < 0)
+        return pa.table(
+            {
+                "key": pa.chunked_array(list(columns.keys), pa.string()),
+                "label": pa.DictionaryArray.from_arrays(codes, pa.array(labels.names, pa.string())),
+                "width": columns.widths,
+                "height": columns.heights,
+                "psnr_db": columns.psnrs_db,
+                "bytes": columns.sizes_bytes,
+                "quality": columns.qualities,
+                "is_lossless": columns.lossless,
+            }
+        )
 
-    def _order(self, sort: Sort, is_descending: bool) -> NDArray[np.uint32]:
-        if (sort, is_descending) not in self._orders:
-            rows = self._index.rows_between(0, len(self._index))
-            order = np.argsort(self._values(sort, is_descending)[rows], kind="stable")
-            self._orders[sort, is_descending] = rows[order].astype(np.uint32)
-        return self._orders[sort, is_descending]
+    def _order(self, sort: Sort, reverse: bool) -> NDArray[Any]:
+        if (sort, reverse) not in self._orders:
+            columns = self._index.columns
+            values: NDArray[Any] = columns.psnrs_db if sort == "psnr" else columns.sizes_bytes.astype(np.int64)
+            self._orders[sort, reverse] = np.argsort(-values if reverse else values, kind="stable").astype(np.uint32)
+        return self._orders[sort, reverse]
 
-    def _place_after(self, query: Query, after: str) -> int:
+    def _place_after(self, selection: Selection, after: str) -> int:
         """The place in the order right behind a key."""
-        index = self._index
-        if query.sort == "key":
-            start, end = self._range(query)
+        index, sort, reverse = self._index, selection.sort, selection.reverse
+        if sort == "key":
+            start, end = self._range(selection)
             rank = index.rank(after)
             is_there = rank < len(index) and index.key(index.row(rank)) == after
-            place = end - rank if query.is_descending else rank + is_there - start
-            return min(max(place, 0), end - start)
+            return min(max(end - rank if reverse else rank + is_there - start, 0), end - start)
         row = index.find(after)
         if row is None:
             raise KeyError(after)
-        order = self._order(query.sort, query.is_descending)
-        wanted = (self._value(query, row), after)
-        return bisect.bisect_right(order, wanted, key=lambda other: (self._value(query, other), index.key(int(other))))
+        if sort == "position":
+            return len(index) - row if reverse else row + 1
+        values = index.columns.psnrs_db if sort == "psnr" else index.columns.sizes_bytes
 
-    def _value(self, query: Query, row: int) -> float:
-        columns = self._index.columns
-        value = float(columns.psnrs_db[row] if query.sort == "psnr" else columns.sizes_bytes[row])
-        return math.inf if math.isnan(value) else -value if query.is_descending else value
+        def place(row: int) -> tuple[float, int]:
+            value = float(values[row])
+            return (math.inf if math.isnan(value) else -value if reverse else value), row
+
+        return bisect.bisect_right(self._order(sort, reverse), place(row), key=lambda other: place(int(other)))
 
 
 def describe(index: Index, row: int) -> dict[str, Any]:

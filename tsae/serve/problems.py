@@ -15,6 +15,7 @@ TITLES = {
     "no-such-route": (404, "There is no such route"),
     "no-such-key": (404, "There is no image of that key"),
     "no-such-version": (404, "The image of that key is of another version"),
+    "no-original": (404, "The original cannot be had"),
     "method-not-allowed": (405, "The route has no such method"),
     "not-acceptable": (406, "None of the formats is acceptable"),
     "too-large": (413, "The request is too large"),

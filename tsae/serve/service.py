@@ -12,16 +12,23 @@ from typing import Any
 
 import numpy as np
 from isal import igzip
+from PIL import Image
 
-from tsae.archive import key_fault, shown
-from tsae.errors import TsaeError
+from tsae.archive import digest, key_fault, shown
+from tsae.config import IMAGE_SIZE_PX
+from tsae.errors import ImageError, TsaeError
+from tsae.images import encode_image, resize
+from tsae.originals import Originals
+from tsae.overview import Shown, draw_sheet
+from tsae.reader import Archive
+from tsae.selection import Selection
 from tsae.serve import http, web
 from tsae.serve.batching import Batcher
 from tsae.serve.cache import ByteCache
 from tsae.serve.groups import GroupReader
 from tsae.serve.http import Answer, Asked
 from tsae.serve.options import ServeOptions
-from tsae.serve.pages import Query, describe
+from tsae.serve.pages import describe
 from tsae.serve.pictures import LATENTS, MEDIA_TYPES, PIXELS, Form, Renderer, Result, Wanted
 from tsae.serve.problems import Problem, problem_of
 from tsae.serve.states import Follower, State
@@ -37,6 +44,12 @@ PART_PIXELS = BATCH_IMAGES * 128 * 128
 GZIP_BYTES = 1000
 """Shorter answers are not worth compressing."""
 
+ORIGINALS_ROUTE = "originals/"
+"""Of originals, as the page knows it."""
+
+MAX_ORIGINAL_PX = 1024
+"""Longest side of an original that is asked for as it was."""
+
 NAME_OF_ERRORS = ".tsae/errors.json"
 """Last file of a batch in which something could not be had; no image is named so, as their names end otherwise."""
 
@@ -45,13 +58,15 @@ class Service:
     """One archive, served. For one event loop."""
 
     def __init__(self, options: ServeOptions) -> None:
-        """Opens the archive.
+        """Opens the archive, and lists the originals if there are to be any.
 
         Raises:
-            FormatError: if there is none.
+            FormatError: if there is no archive.
+            InputError: if there are no originals.
         """
         self.options = options
-        self.follower = Follower(options.archive, options.interval_s)
+        self.follower = Follower(options.archive, options.interval_s, ORIGINALS_ROUTE if options.originals else None)
+        self.originals = None if options.originals is None else Originals(options.originals)
         self.cache: ByteCache[tuple[str, str], bytes] = ByteCache(options.cache_bytes)
         self.groups = GroupReader(options.group_bytes)
         self.batcher: Batcher[Wanted, Result] = Batcher(Renderer(self.groups), options.threads, BATCH_IMAGES)
@@ -152,24 +167,25 @@ class Service:
             raise Problem("not-acceptable", f"Accept: {str(accept)[:100]}; offered are {', '.join(offered)}")
         return offered[chosen]
 
-    async def page(self, query: Query, limit: int, after: str | None, asked: Asked) -> Answer:
+    async def page(self, selection: Selection, asked: Asked) -> Answer:
         """A page of records.
 
         Raises:
-            Problem: if there is no record of the key `after`.
+            Problem: if there is no record of the key that it goes on after.
         """
         with self.state().used() as state:
-            etag = f"{state.digest}-{_short_digest(repr((query, limit, after)))}"
+            etag = f"{state.digest}-{_short_digest(repr(selection))}"
             if (known := self._if_known(etag, asked)) is not None:
                 return known
-            return await asyncio.to_thread(self._page, state, query, limit, after, etag, asked)
+            return await asyncio.to_thread(self._page, state, selection, etag, asked)
 
-    def _page(self, state: State, query: Query, limit: int, after: str | None, etag: str, asked: Asked) -> Answer:
+    def _page(self, state: State, selection: Selection, etag: str, asked: Asked) -> Answer:
         """In a thread: of 10^7 records it takes a moment."""
         try:
-            page = state.pages.page(query, limit, after)
+            page = state.pages.page(selection)
         except KeyError as error:
-            raise Problem("no-such-key", f"after={shown(str(after))}: is no key; begin again without") from error
+            after = shown(str(selection.after))
+            raise Problem("no-such-key", f"after={after}: is no key; begin again without") from error
         images = [self._described(state, row) for row in page.rows]
         following = images[-1]["key"] if page.has_more and images else None
         return self.json({"state": state.digest, "total": page.total, "next": following, "images": images}, etag, asked)
@@ -178,14 +194,18 @@ class Service:
         facts, version = describe(state.index, row), state.version(row)
         return {**facts, "version": version, "url": f"{http.path_of('/images/', facts['key'])}?v={version}"}
 
-    def stats(self, asked: Asked) -> Answer:
+    async def stats(self, asked: Asked) -> Answer:
         """Figures of the whole state."""
         with self.state().used() as state:
             if (known := self._if_known(state.digest, asked)) is not None:
                 return known
-            archive = {name: value for name, value in state.info.items() if name != "path"}
-            archive["name"] = os.path.basename(state.archive.path.rstrip("/"))
-            return self.json({"state": state.digest, "archive": archive, **state.summary}, state.digest, asked)
+            return await asyncio.to_thread(self._stats, state, asked)
+
+    def _stats(self, state: State, asked: Asked) -> Answer:
+        """In a thread, as `_page`."""
+        archive = {name: value for name, value in state.info.items() if name != "path"}
+        archive["name"] = os.path.basename(state.archive.path.rstrip("/"))
+        return self.json({"state": state.digest, "archive": archive, **state.summary}, state.digest, asked)
 
     def _if_known(self, etag: str, asked: Asked) -> Answer | None:
         for tag in (f'"{etag}"', f'"{etag}-gzip"'):
@@ -202,28 +222,39 @@ class Service:
             return Answer(200, {**headers, "etag": f'"{etag}-gzip"', "content-encoding": "gzip"}, body)
         return Answer(200, {**headers, "etag": f'"{etag}"'}, body)
 
-    async def sheet(self, query: Query, limit: int, columns: int, scale: int, asked: Asked) -> Answer:
-        """A contact sheet of what a query finds first.
+    async def sheet(self, selection: Selection, has_originals: bool, columns: int, scale: int, asked: Asked) -> Answer:
+        """A contact sheet of what a selection finds, above it the originals if they are wanted.
 
         Raises:
-            Problem: if it finds nothing, or an image cannot be had.
+            Problem: if it finds nothing, or an image or original cannot be had.
         """
+        originals = self._known_originals() if has_originals else None
         with self.state().used() as state:
-            page = await asyncio.to_thread(state.pages.page, query, limit)
+            page = await asyncio.to_thread(state.pages.page, selection)
             if not page.rows:
                 raise Problem("no-such-key", "no image is like that")
-            seen = repr([[state.version(row) for row in page.rows], page.total, query, columns, scale])
-            etag = f'"{_short_digest(seen)}-sheet"'
-            headers = {"etag": etag, "cache-control": http.REVALIDATED, "content-type": "image/png"}
-            if http.is_known(asked.if_none_match, etag):
+            etag = f'"{_short_digest(repr([state.digest, selection, columns, scale]))}-sheet"'
+            headers = {"content-type": "image/png", "cache-control": http.REVALIDATED, "etag": etag}
+            if originals is not None:  # they may change at any time
+                headers = {"content-type": "image/png", "cache-control": "no-store"}
+            elif http.is_known(asked.if_none_match, etag):
                 return Answer(304, headers)
-            body = self.cache.get(("", etag))
+            body = self.cache.get(("", etag)) if originals is None else None
             if body is None:
-                body = await self._draw(state, page.rows, page.total, query, columns, scale)
-                self.cache.put(("", etag), body, len(body))
+                body = await self._draw(state, page.rows, originals, columns, scale)
+                if originals is None:
+                    self.cache.put(("", etag), body, len(body))
         return Answer(200, headers, body)
 
-    async def _draw(self, state: State, rows: list[int], total: int, query: Query, columns: int, scale: int) -> bytes:
+    async def _draw(self, state: State, rows: list[int], originals: Originals | None, columns: int, scale: int) -> bytes:
+        images = await self._shown(state, rows)
+        try:
+            return await asyncio.to_thread(_to_png, state.archive, images, originals, columns, scale)
+        except ImageError as error:
+            raise Problem("no-original", " ".join(str(error).split())) from error
+
+    async def _shown(self, state: State, rows: list[int]) -> Shown:
+        """The images of some rows, decoded."""
         images: list[Any] = []
         for start in range(0, len(rows), BATCH_IMAGES):
             wanted = [_wanted(state, row, Form(PIXELS)) for row in rows[start : start + BATCH_IMAGES]]
@@ -231,8 +262,44 @@ class Service:
         for image in images:
             if isinstance(image, Exception):
                 raise self.problem(image) if isinstance(image, TsaeError) else image
-        facts = [describe(state.index, row) for row in rows]
-        return await asyncio.to_thread(_draw_sheet, np.stack(images), facts, total, query, columns, scale)
+        columns = state.index.columns
+        return Shown(
+            [state.index.key(row) for row in rows],
+            np.stack(images),
+            columns.psnrs_db[rows].astype(np.float64),
+            columns.sizes_bytes[rows].tolist(),
+            columns.lossless[rows].tolist(),
+        )
+
+    def _known_originals(self) -> Originals:
+        if self.originals is None:
+            raise Problem("no-original", "this server has none; --originals says where they are")
+        return self.originals
+
+    async def original(self, key: str | None, file_format: str, size: int | None, asked: Asked) -> Answer:
+        """What was compressed.
+
+        Args:
+            key: None if what was asked for cannot be one.
+            file_format: `png` or `webp`.
+            size: Side to scale what was encoded to, in px; 0 is the image as it was before, at most `MAX_ORIGINAL_PX` a side.
+            asked: Of the request.
+
+        Raises:
+            Problem: if there is no image of that key in the archive, or its original cannot be had.
+        """
+        originals = self._known_originals()
+        with self.state().used() as state:
+            find(state, key)  # nothing else is ever looked for on the disk
+        name, scaled = str(key), IMAGE_SIZE_PX if size is None else size
+        [body] = await asyncio.to_thread(originals.map, lambda image: _original_file(image, file_format, scaled), [name])
+        if isinstance(body, ImageError):
+            raise Problem("no-original", f"{shown(name)}: {' '.join(str(body).split())}")
+        etag = f'"{digest(body)[:16]}"'
+        headers = {"etag": etag, "cache-control": http.REVALIDATED} | ({"vary": "Accept"} if asked.is_negotiated else {})
+        if http.is_known(asked.if_none_match, etag):
+            return Answer(304, headers)
+        return Answer(200, {**headers, "content-type": MEDIA_TYPES[file_format], "x-content-type-options": "nosniff"}, body)
 
     async def batch(
         self, state: State, rows: Sequence[tuple[str, int | None]], form: Form, stream: FileStream
@@ -323,14 +390,15 @@ def _short_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _draw_sheet(images: Any, facts: list[dict[str, Any]], total: int, query: Query, columns: int, scale: int) -> bytes:
-    from tsae.sheet import contact_sheet  # imports fonts
-
-    qualities = ["not measured" if row["psnr_db"] is None else f"{row['psnr_db']:.1f} dB" for row in facts]
-    captions = [[quality, f"{row['bytes']} B"] for quality, row in zip(qualities, facts, strict=True)]
-    chosen = [f"{name} {value}" for name, value in (("prefix", query.prefix), ("label", query.label)) if value]
-    title = f"{len(facts):,} of {total:,} images"
-    sheet = contact_sheet(None, images, captions, title=title, subtitle=", ".join(chosen)[:100], columns=columns, scale=scale)
+def _to_png(archive: Archive, images: Shown, originals: Originals | None, columns: int, scale: int) -> bytes:
     file = io.BytesIO()
-    sheet.save(file, "PNG", compress_level=1)
+    draw_sheet(archive, images, originals, columns=columns, scale=scale).save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+def _original_file(image: Image.Image, file_format: str, size_px: int) -> bytes:
+    """An original as it was encoded, scaled from that as decoded images are, or for 0 as it was before."""
+    if size_px:
+        return encode_image(resize(image), file_format, None if size_px == IMAGE_SIZE_PX else (size_px, size_px))
+    image.thumbnail((MAX_ORIGINAL_PX, MAX_ORIGINAL_PX))
+    return encode_image(np.asarray(image), file_format)

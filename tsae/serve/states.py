@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import time
 import traceback
@@ -28,17 +29,25 @@ DIGITS = 16
 class State:
     """One committed state, open. For one event loop, but for what is said to be safe elsewhere."""
 
-    def __init__(self, archive: Archive, index: Index) -> None:
-        """Computes what is told of all of it; takes a moment, so not in the event loop."""
+    def __init__(self, archive: Archive, index: Index, originals_route: str | None = None) -> None:
+        """Reads nothing; `originals_route` is where the page finds originals by key."""
         self.archive, self.index = archive, index
         self.pages = Pages(index)
         self.digest = digest(archive.files.manifest_text)[:DIGITS]
         self.opened_s = time.time()
-        self.info = archive.info()
-        self.summary: dict[str, Any] = summarize(index)
-        self.web = ServedArchive(archive)
+        self.web = ServedArchive(archive, originals_route)
         self._model = archive.manifest.model_sha256[:DIGITS]
         self._users, self._is_retired = 0, False
+
+    @functools.cached_property
+    def info(self) -> dict[str, Any]:
+        """As `Archive.info`; like `summary` not before it is asked for, and not in the event loop, as it takes a moment."""
+        return self.archive.info()
+
+    @functools.cached_property
+    def summary(self) -> dict[str, Any]:
+        """Figures of all records."""
+        return summarize(self.index)
 
     def version(self, row: int) -> str:
         """Names the content of a record and what decodes it: digest of the model, checksum of the record."""
@@ -67,13 +76,13 @@ class State:
 class Follower:
     """Has the newest state of an archive, and looks for commits."""
 
-    def __init__(self, path: str, interval_s: float) -> None:
-        """Opens the archive; the rest is `follow`'s.
+    def __init__(self, path: str, interval_s: float, originals_route: str | None = None) -> None:
+        """Opens the archive; the rest is `follow`'s, and `State`'s.
 
         Raises:
             FormatError: if there is none.
         """
-        self.path, self._interval_s = path, interval_s
+        self.path, self._interval_s, self._originals_route = path, interval_s, originals_route
         self.state: State | None = None
         self.fault: str | None = None
         """What is wrong with the archive as a whole; None if nothing is known to be."""
@@ -139,7 +148,7 @@ class Follower:
     def _open(self, archive: Archive) -> State:
         try:
             index = self._indexer.make(archive.files, lambda: not self._is_stopped)
-            state = State(archive, index)
+            state = State(archive, index, self._originals_route)
             warm_up(archive, index)
         except BaseException:
             archive.close()

@@ -11,9 +11,9 @@ from tsae import archive as ar
 from tsae import paths
 from tsae.archive.records import concatenate
 from tsae.checkpoint import model_from_bytes
-from tsae.errors import ImageError, InputError
-from tsae.images import decode_image, encode_image, resize
-from tsae.inputs.reading import read_input
+from tsae.errors import InputError
+from tsae.images import encode_image, resize
+from tsae.originals import Originals
 from tsae.progress import Progress
 from tsae.reader import Archive, open_archive
 from tsae.web.layout import BLOCK_RECORDS, Block, describe, to_block, to_model_segment
@@ -100,20 +100,21 @@ def export_web(archive_path: str, output: str, overwrite: bool = False, original
         archive_path: Path or URL of the archive.
         output: Folder to write to.
         overwrite: Whether an export that is there may be replaced.
-        originals: The input of the archive: the images that are there are laid beside, scaled as the archive's are.
+        originals: What was compressed, as INPUT: the images that are there are laid beside, scaled as the archive's are.
 
     Raises:
         InputError: if the output holds anything else, or cannot be written.
         TsaeError: if the archive cannot be read; the output is as it was then.
     """
     folder, before = _check_output(archive_path, output, overwrite)
+    beside = None if originals is None else Originals(originals)
     with open_archive(archive_path) as archive:
         model_file = archive.files.model_file()
         model_from_bytes(model_file, archive_path)  # pages trust its tables
         written: dict[str, int] = {}
         packers = {kind: _Packer(folder, kind, written) for kind in ("model", *SEGMENTS)}
         model = packers["model"].add(to_model_segment(model_file, archive_path))
-        blocks, count = _write_blocks(archive, packers, originals)
+        blocks, count = _write_blocks(archive, packers, beside)
         for packer in packers.values():
             packer.flush()
         title = posixpath.basename(archive.path.rstrip("/")) or "archive"
@@ -152,7 +153,9 @@ def _write(folder: ar.Folder, name: str, data: bytes) -> None:
         raise InputError(f"{folder.path}/{name}: cannot be written ({reason}); make room or choose another place") from error
 
 
-def _write_blocks(archive: Archive, packers: dict[str, _Packer], originals: str | None) -> tuple[dict[str, list[object]], int]:
+def _write_blocks(
+    archive: Archive, packers: dict[str, _Packer], originals: Originals | None
+) -> tuple[dict[str, list[object]], int]:
     """The blocks' columns of the description, and the number of originals."""
     columns: dict[str, list[object]] = {name: [] for name in ("rows", "first", "last", *SEGMENTS)}
     count = 0
@@ -186,13 +189,9 @@ def _add_block(block: Block, columns: dict[str, list[object]], packers: dict[str
         columns[kind].append(packers[kind].add(segment) if segment else None)
 
 
-def _read_originals(keys: list[str], root: str | None) -> list[bytes]:
-    return [b"" if root is None else _read_original(root, key) for key in keys]
-
-
-def _read_original(root: str, key: str) -> bytes:
-    """What was encoded, as a PNG file; nothing where it cannot be had any more."""
-    try:
-        return encode_image(resize(decode_image(read_input(paths.absolute(root), key)[0])))
-    except ImageError:
-        return b""
+def _read_originals(keys: list[str], originals: Originals | None) -> list[bytes]:
+    """What was encoded, as PNG files; nothing where it cannot be had any more."""
+    if originals is None:
+        return [b""] * len(keys)
+    files = originals.map(lambda image: encode_image(resize(image)), keys)
+    return [file if isinstance(file, bytes) else b"" for file in files]

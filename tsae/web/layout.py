@@ -110,7 +110,9 @@ def to_model_segment(model_file: bytes, source: str) -> bytes:
     return _pack(write_model_file(facts, {n: t for n, t in tensors.items() if not n.startswith(UNUSED_BY_DECODERS)}))
 
 
-def describe(manifest: Manifest, title: str, model: dict[str, Any], blocks: dict[str, list[Any]]) -> bytes:
+def describe(
+    manifest: Manifest, title: str, model: dict[str, Any], blocks: dict[str, list[Any]], originals_route: str | None = None
+) -> bytes:
     """The description that a page reads first, as JSON.
 
     Args:
@@ -118,6 +120,7 @@ def describe(manifest: Manifest, title: str, model: dict[str, Any], blocks: dict
         title: Its name, for people.
         model: The place of the model's segment.
         blocks: By column, in the order of positions.
+        originals_route: Where a server gives originals by key; None in exports.
     """
     counts, settings = manifest.counts, manifest.settings
     facts = {
@@ -131,5 +134,6 @@ def describe(manifest: Manifest, title: str, model: dict[str, Any], blocks: dict
         "counts": dataclasses.asdict(counts),
         "model": model,
         "blocks": blocks,
+        **({} if originals_route is None else {"originals_route": originals_route}),
     }
     return json.dumps(facts, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()

@@ -30,9 +30,9 @@ SEGMENT_FILE = re.compile(r"(facts|keys|streams)/([0-9]{6,})-([0-9a-f]{16})\.bin
 class ServedArchive:
     """One state of an archive as the files of its export. Safe to share between threads."""
 
-    def __init__(self, archive: Archive) -> None:
-        """Reads nothing yet; the archive must stay open."""
-        self._archive = archive
+    def __init__(self, archive: Archive, originals_route: str | None = None) -> None:
+        """Reads nothing yet; the archive must stay open. The route is where the server gives originals by key, if it does."""
+        self._archive, self._originals_route = archive, originals_route
         self._block = functools.lru_cache(KEPT_BLOCKS)(self._make_block)
         self._index = functools.lru_cache(KEPT_INDEX_BLOCKS)(self._make_index)
 
@@ -90,7 +90,7 @@ class ServedArchive:
         }
         blocks = {"rows": rows, "first": first, "last": last, **places, "originals": [None] * len(rows)}
         title = posixpath.basename(self._archive.path.rstrip("/")) or "archive"
-        return describe(self._archive.manifest, title, {"file": self._model_name}, blocks)
+        return describe(self._archive.manifest, title, {"file": self._model_name}, blocks, self._originals_route)
 
 
 def _file_name(kind: str, number: int, entry: tuple[int, str, str, str]) -> str:

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tsae
-from tsae.selection import Selection, select
+from tsae.archive import matches
+from tsae.selection import SORTS, Selection
+from tsae.selection.stored import select
 from tsae.serve.columns import Columns, Index, Indexer, Labels
-from tsae.serve.pages import Pages, Query, describe
+from tsae.serve.pages import Pages, describe
 from tsae.serve.summary import histogram, summarize
 
 RECORDS = st.dictionaries(
@@ -29,13 +31,20 @@ RECORDS = st.dictionaries(
     ),
     max_size=25,
 )
-QUERIES = st.builds(
-    Query,
-    prefix=st.sampled_from(["", "a", "b/", "é"]),
-    label=st.sampled_from([None, "stop", "other"]),
+SELECTIONS = st.builds(
+    Selection,
+    prefix=st.sampled_from([None, "a", "b/", "é"]),
+    glob=st.sampled_from([None, "*b*", "a?", "a*"]),
+    labels=st.sampled_from([None, (), ("stop",), ("other", "yield")]),
     min_psnr_db=st.sampled_from([None, 25.0]),
-    sort=st.sampled_from(["key", "psnr", "bytes"]),
-    is_descending=st.booleans(),
+    max_psnr_db=st.sampled_from([None, 25.5]),
+    min_bytes=st.sampled_from([None, 2]),
+    max_bytes=st.sampled_from([None, 4]),
+    max_px=st.sampled_from([None, 49, 50]),
+    quality=st.sampled_from([None, 3]),
+    is_lossless=st.sampled_from([None, False, True]),
+    sort=st.sampled_from(list(SORTS)),
+    reverse=st.booleans(),
 )
 
 
@@ -65,33 +74,44 @@ def make_columns(keys: list[str], records: dict[str, Any], labels: Labels) -> Co
     )
 
 
-def plain(records: dict[str, Any], query: Query) -> list[str]:
-    """What a query finds, in order."""
-    keys = [
-        key
-        for key, (label, psnr_db, _, _) in records.items()
-        if key.startswith(query.prefix)
-        and query.label in (None, label)
-        and (query.min_psnr_db is None or psnr_db >= query.min_psnr_db)
-    ]
-    if query.sort == "key":
-        return sorted(keys, reverse=query.is_descending)
-    sign = -1 if query.is_descending else 1
+def plain(records: dict[str, Any], shards: int, wanted: Selection) -> list[str]:
+    """What a selection finds, in order."""
+    places = [key for shard in range(shards) for key in sorted(records)[shard::shards]]
 
-    def value(key: str) -> tuple[float, str]:
-        number = records[key][1] if query.sort == "psnr" else records[key][2]
-        return math.inf if math.isnan(number) else sign * number, key
+    def is_in(key: str) -> bool:
+        label, psnr_db, size_bytes, is_lossless = records[key]
+        return (
+            key.startswith(wanted.prefix or "")
+            and matches(key, wanted.glob)
+            and (wanted.labels is None or label in wanted.labels)
+            and (wanted.min_psnr_db is None or psnr_db >= wanted.min_psnr_db)
+            and (wanted.max_psnr_db is None or psnr_db <= wanted.max_psnr_db)
+            and (wanted.min_bytes is None or size_bytes >= wanted.min_bytes)
+            and (wanted.max_bytes is None or size_bytes <= wanted.max_bytes)
+            and wanted.max_px != 49
+            and wanted.quality in (None, size_bytes)
+            and wanted.is_lossless in (None, is_lossless)
+        )
 
-    return sorted(keys, key=value)
+    def place(key: str) -> tuple[float, int]:
+        number = records[key][1] if wanted.sort == "psnr" else records[key][2]
+        return (math.inf if math.isnan(number) else -number if wanted.reverse else number), places.index(key)
+
+    if wanted.sort in ("key", "position"):
+        ordered = sorted(records) if wanted.sort == "key" else places
+        ordered = ordered[::-1] if wanted.reverse else ordered
+    else:
+        ordered = sorted(records, key=place)
+    return [key for key in ordered if is_in(key)]
 
 
 @settings(deadline=None)
-@given(RECORDS, QUERIES, st.integers(1, 3), st.integers(1, 7))
-def test_pages_have_everything_once_in_order(records: dict[str, Any], query: Query, shards: int, limit: int) -> None:
+@given(RECORDS, SELECTIONS, st.integers(1, 3), st.integers(1, 7))
+def test_pages_have_everything_once_in_order(records: dict[str, Any], wanted: Selection, shards: int, limit: int) -> None:
     index = make_index(records, shards)
-    pages, expected, found, after = Pages(index), plain(records, query), [], None
+    pages, expected, found, after = Pages(index), plain(records, shards, wanted), [], None
     while True:
-        page = pages.page(query, limit, after)
+        page = pages.page(dataclasses.replace(wanted, limit=limit, after=after))
         assert page.total == len(expected)
         found += [index.key(row) for row in page.rows]
         if not page.has_more:
@@ -117,10 +137,11 @@ def test_keys_are_found(records: dict[str, Any], shards: int, other: str) -> Non
 
 def test_after_a_key_that_is_gone_only_the_order_of_keys_goes_on() -> None:
     pages = Pages(make_index({"a": (None, 20.0, 1, False), "c": (None, 30.0, 1, False)}, 1))
-    assert pages.page(Query(), 5, "b").rows == [1]
-    assert pages.page(Query(is_descending=True), 5, "b").rows == [0]
-    with pytest.raises(KeyError):
-        pages.page(Query(sort="psnr"), 5, "b")
+    assert pages.page(Selection(sort="key", after="b")).rows == [1]
+    assert pages.page(Selection(sort="key", reverse=True, after="b")).rows == [0]
+    for sort in ("position", "psnr", "bytes"):
+        with pytest.raises(KeyError):
+            pages.page(Selection(sort=sort, after="b"))
 
 
 @settings(deadline=None)
@@ -198,21 +219,20 @@ def test_labels_that_are_too_long_are_damage() -> None:
         Labels().code("x" * 5000)
 
 
-@pytest.mark.parametrize("sort", ["key", "psnr", "bytes"])
-@pytest.mark.parametrize("is_descending", [False, True])
+@pytest.mark.parametrize("sort", list(SORTS))
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("is_chosen", [False, True])
-def test_queries_mean_what_selections_mean(archive_dir: Path, sort: Any, is_descending: bool, is_chosen: bool) -> None:
+def test_pages_of_memory_are_those_of_shards(archive_dir: Path, sort: Any, reverse: bool, is_chosen: bool) -> None:
     with tsae.open_archive(str(archive_dir)) as archive:
-        index = Indexer().make(archive.files)
-        label = next(iter(archive.rows()))["label"]
-        least_db = sorted(row["psnr_db"] for row in archive.rows())[10]
-        query, selection = Query(sort=sort, is_descending=is_descending), Selection(sort=sort, reverse=is_descending)
+        index, rows = Indexer().make(archive.files), list(archive.rows())
+        selection = Selection(sort=sort, reverse=reverse, limit=3)
         if is_chosen:
-            query = dataclasses.replace(query, prefix=label, label=label, min_psnr_db=least_db)
-            selection = dataclasses.replace(selection, prefix=label, labels=(label,), min_psnr_db=least_db)
-        names = ["key", "psnr_db", "bytes"]
-        expected = [row for table in select(archive.files, selection, names) for row in table.to_pylist()]
-        found = [describe(index, row) for row in Pages(index).page(query, 1000).rows]
-        by = {"key": "key", "psnr": "psnr_db", "bytes": "bytes"}[sort]
-        assert [row[by] for row in found] == [row[by] for row in expected]
-        assert {row["key"] for row in found} == {row["key"] for row in expected}
+            best = describe(index, int(index.columns.psnrs_db.argmax()))
+            some = {"glob": f"{best['key'][0]}*", "labels": (best["label"], "x"), "min_psnr_db": min(r["psnr_db"] for r in rows)}
+            others = {"min_px": 1, "quality": best["quality"], "is_lossless": best["lossless"]}
+            selection = dataclasses.replace(selection, **some, **others)
+        assert Pages(index).page(selection).rows
+        for after in (None, rows[2]["key"]):
+            asked = dataclasses.replace(selection, after=after)
+            expected = [key for table in select(archive.files, asked, ["key"]) for key in table.column("key").to_pylist()]
+            assert [index.key(row) for row in Pages(index).page(asked).rows] == expected

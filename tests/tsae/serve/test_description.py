@@ -24,13 +24,14 @@ def test_every_answer_is_as_described(server: Server, tmp_path: Path) -> None:
     command = [sys.executable, "-c", RUN, "run", url, *flags]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "Tested: 9" in run.stdout
+    assert "Tested: 10" in run.stdout
 
 
 def test_the_description_names_every_route(server: Server) -> None:
     description = server.ask("/openapi.json").json()
-    routes = {"/images/{key}", "/latents/{key}", "/images", "/stats", "/sheet", "/batch", "/healthz", "/readyz", "/metrics"}
-    assert set(description["paths"]) == routes
+    keys = {f"/{kind}/{{key}}" for kind in ("images", "latents", "originals")}
+    others = {"/images", "/stats", "/sheet", "/batch", "/healthz", "/readyz", "/metrics"}
+    assert set(description["paths"]) == keys | others
     for operations in description["paths"].values():
         for operation in operations.values():
             assert operation["summary"]

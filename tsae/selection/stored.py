@@ -1,104 +1,27 @@
-"""Which images of an archive, and in which order: what `ls`, `get`, `sheet` and data sets are asked for.
+"""The images of a selection from the shards of an archive.
 
-The only home of filters. Reads the columns that it needs, of the row groups that can hold a match; where no order is asked
-for it holds one row group at a time, and in an order with a limit some multiples of that limit.
+Reads the columns that it needs, of the row groups that can hold a match; where no order is asked for it holds one row group at
+a time, and in an order with a limit some multiples of that limit.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tsae.archive import ArchiveFiles, Shard, matches, shown
+from tsae.archive import ArchiveFiles, Shard, shown
 from tsae.errors import InputError
-
-Sort = Literal["position", "key", "psnr", "bytes"]
-
-SORTS: dict[str, str] = {"position": "position", "key": "key", "psnr": "psnr_db", "bytes": "bytes"}
-"""What an order is by, and the column that it needs."""
-
-BYTES = {"stream", "lossless"}
-"""What `bytes`, the sum of their lengths, needs."""
-
-WILDCARD = re.compile(r"[*?\[]")
+from tsae.selection import SORTS, Selection
+from tsae.selection.matching import DERIVED, derive, mask
 
 PRUNED_ROWS = 2**16
 """Rows that are gathered before those beyond the limit of an ordered selection are forgotten."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """Images that all of these hold for; by itself, all images in the order of positions.
-
-    Attributes:
-        glob: Matches the key; `*` also matches `/`.
-        prefix: The key starts with it.
-        labels: The label is one of them; None takes images without a label too.
-        min_psnr_db: Least PSNR in dB of the image from its latents; images without a measured one are left out.
-        max_psnr_db: Greatest, likewise.
-        min_bytes: Least bytes stored of an image: its stream, and its lossless file where there is one.
-        max_bytes: Most.
-        min_px: Least width and least height of the original in pixels.
-        max_px: Greatest width and greatest height.
-        sort: What the order is by; images that are equal in it are in the order of positions, those without PSNR are last.
-        reverse: Whether greater ones come first.
-        after: A key: only images that come after its image in this order, whether or not that one is selected.
-        limit: At most so many.
-    """
-
-    glob: str | None = None
-    prefix: str | None = None
-    labels: tuple[str, ...] | None = None
-    min_psnr_db: float | None = None
-    max_psnr_db: float | None = None
-    min_bytes: int | None = None
-    max_bytes: int | None = None
-    min_px: int | None = None
-    max_px: int | None = None
-    sort: Sort = "position"
-    reverse: bool = False
-    after: str | None = None
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        """Checks what can be checked without an archive.
-
-        Raises:
-            InputError: if there is no such order, or a limit is negative.
-        """
-        if self.sort not in SORTS:
-            raise InputError(f"order by {self.sort!r}: there is none; choose one of {', '.join(SORTS)}")
-        if self.limit is not None and self.limit < 0:
-            raise InputError(f"limit {self.limit}: must be 0 or more")
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the order is that of positions."""
-        return self.sort == "position" and not self.reverse
-
-    @property
-    def knows_bytes(self) -> bool:
-        """Whether `bytes` is asked about, so that streams are read."""
-        return self.sort == "bytes" or self.min_bytes is not None or self.max_bytes is not None
-
-    def columns(self) -> set[str]:
-        """The columns that decide."""
-        by = {
-            "key": self.glob is not None or self.prefix is not None,
-            "label": self.labels is not None,
-            "psnr_db": self.min_psnr_db is not None or self.max_psnr_db is not None,
-            "bytes": self.knows_bytes,
-            "width": self.min_px is not None or self.max_px is not None,
-            "height": self.min_px is not None or self.max_px is not None,
-        }
-        return {name for name, is_needed in by.items() if is_needed} | ({SORTS[self.sort]} - {"position"})
 
 
 def select(files: ArchiveFiles, selection: Selection, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -116,7 +39,7 @@ def select(files: ArchiveFiles, selection: Selection, columns: Sequence[str]) ->
         InputError: if there is no image of the key `after`.
         TsaeError: if a file cannot be read.
     """
-    names = list(dict.fromkeys([*columns, "position", *sorted(selection.columns())]))
+    names = list(dict.fromkeys([*columns, "position", *sorted(selection.columns)]))
     place = None if selection.after is None else _Place.of_key(files, selection.after, selection)
     parts = _matching(files, selection, names, place)
     left = selection.limit
@@ -181,7 +104,7 @@ class _Place:
 
 def _matching(files: ArchiveFiles, selection: Selection, names: list[str], place: _Place | None) -> Iterator[pa.Table]:
     """The images that match, row group by row group, in the order of positions."""
-    starts = [text for text in (selection.prefix, selection.glob and WILDCARD.split(selection.glob)[0]) if text]
+    starts, conditions = selection.starts, selection.conditions
     first = place.shard if place and selection.is_in_place else 0
     for shard in range(first, files.shards):
         facts = files.facts(shard)
@@ -192,11 +115,11 @@ def _matching(files: ArchiveFiles, selection: Selection, names: list[str], place
             first_key, last_key, _ = reader.describe(row_group)
             if _may_hold(starts, first_key, last_key):
                 table = _read(reader, row_group, names, before)
-                mask = _mask(table, selection)
+                is_match = mask(table, conditions)
                 if place is not None:
                     is_later = place.is_before(table, selection.reverse)
-                    mask = is_later if mask is None else pc.and_(mask, is_later)
-                yield _plain(reader, row_group, table if mask is None else table.filter(mask))
+                    is_match = is_later if is_match is None else pc.and_(is_match, is_later)
+                yield _plain(reader, row_group, table if is_match is None else table.filter(is_match))
 
 
 def _may_match(selection: Selection, starts: list[str], facts: dict[str, Any]) -> bool:
@@ -215,14 +138,14 @@ def _may_hold(starts: list[str], first_key: str | None, last_key: str | None) ->
 
 
 def _read(reader: Shard, row_group: int, names: Sequence[str], before: int) -> pa.Table:
-    """Columns of a row group, with `bytes` and `position` as far as they are asked for; `before` is where the shard starts."""
-    stored = (set(names) - {"bytes", "position"}) | (BYTES if "bytes" in names else set())
+    """Columns of a row group, as well what is derived from them and `position`; `before` is where the shard starts."""
+    derived = sorted(DERIVED.keys() & set(names))
+    stored = (set(names) - {*derived, "position"}).union(*(DERIVED[name] for name in derived))
     start, rows = before + reader.start_of(row_group), reader.describe(row_group)[2]
     numbers = pa.table({"position": np.arange(start, start + rows)})
     table = reader.table(row_group, sorted(stored)).append_column("position", numbers.column(0)) if stored else numbers
-    if "bytes" in names:
-        lengths = [pc.fill_null(pc.binary_length(table.column(name)), 0).cast(pa.int64()) for name in sorted(BYTES)]
-        table = table.append_column("bytes", pc.add(*lengths))
+    for name in derived:
+        table = table.append_column(name, derive(table, name))
     return table.select(list(names))
 
 
@@ -232,43 +155,6 @@ def _plain(reader: Shard, row_group: int, table: pa.Table) -> pa.Table:
         return table
     labels = pa.array([row["label"] for row in reader.rows_of(table, row_group, ["label"])], pa.string())
     return table.set_column(table.column_names.index("label"), "label", labels)
-
-
-def _mask(table: pa.Table, selection: Selection) -> Any:
-    """For each row whether it matches, as a boolean array; None where all do."""
-    tests = [
-        (column, compare, bound)
-        for column, compare, bound in (
-            ("psnr_db", pc.greater_equal, selection.min_psnr_db),
-            ("psnr_db", pc.less_equal, selection.max_psnr_db),
-            ("bytes", pc.greater_equal, selection.min_bytes),
-            ("bytes", pc.less_equal, selection.max_bytes),
-            ("width", pc.greater_equal, selection.min_px),
-            ("height", pc.greater_equal, selection.min_px),
-            ("width", pc.less_equal, selection.max_px),
-            ("height", pc.less_equal, selection.max_px),
-            ("key", pc.starts_with, selection.prefix),
-        )
-        if bound is not None
-    ]
-    masks = [pc.fill_null(compare(table.column(column), bound), False) for column, compare, bound in tests]
-    if selection.labels is not None:
-        masks.append(_has_label(table.column("label"), selection.labels))
-    if selection.glob is not None:
-        masks.append(pa.array([matches(key, selection.glob) for key in table.column("key").to_pylist()], pa.bool_()))
-    mask = None
-    for one in masks:
-        mask = one if mask is None else pc.and_(mask, one)
-    return mask
-
-
-def _has_label(column: pa.ChunkedArray, labels: Sequence[str]) -> pa.Array:
-    """For each row whether its label is one of some; a dictionary is not expanded, as in `column_values`."""
-    array, wanted = column.unify_dictionaries().combine_chunks(), pa.array(labels, pa.string())
-    if not pa.types.is_dictionary(array.type):
-        return pc.is_in(array, wanted)
-    is_wanted = pc.is_in(array.dictionary.cast(pa.string()), wanted)
-    return pc.fill_null(is_wanted.take(array.indices), False)
 
 
 def _ordered(parts: Iterator[pa.Table], selection: Selection) -> Iterator[pa.Table]:
