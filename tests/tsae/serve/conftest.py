@@ -106,9 +106,10 @@ class Answer:
 
 
 @pytest.fixture(scope="session")
-def server(archive_dir: Path) -> Iterator[Server]:
-    """Serves the archive of drawn signs; not to be ended by a test."""
-    running = Server(archive_dir, "--cors", "https://viewer.example", "--allow-host", "signs.example")
+def server(archive_dir: Path, signs_dir: Path) -> Iterator[Server]:
+    """Serves the archive of drawn signs, and these; not to be ended by a test."""
+    flags = ["--cors", "https://viewer.example", "--allow-host", "signs.example", "--originals", str(signs_dir)]
+    running = Server(archive_dir, *flags)
     yield running
     assert running.stop() == 0
     assert not [event for event in running.events if event["event"] in ("bug", "text")]

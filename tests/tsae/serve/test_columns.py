@@ -228,7 +228,8 @@ def test_pages_of_memory_are_those_of_shards(archive_dir: Path, sort: Any, rever
         selection = Selection(sort=sort, reverse=reverse, limit=3)
         if is_chosen:
             best = describe(index, int(index.columns.psnrs_db.argmax()))
-            some = {"glob": f"{best['key'][0]}*", "labels": (best["label"], "x"), "min_psnr_db": min(r["psnr_db"] for r in rows)}
+            least_db = min(row["psnr_db"] for row in rows)
+            some = {"glob": f"{best['key'][0]}*", "labels": (best["label"], "x"), "min_psnr_db": least_db}
             others = {"min_px": 1, "quality": best["quality"], "is_lossless": best["lossless"]}
             selection = dataclasses.replace(selection, **some, **others)
         assert Pages(index).page(selection).rows

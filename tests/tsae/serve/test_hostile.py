@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import socket
+import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +44,7 @@ def get(server: Server, target: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("key", HOSTILE)
-@pytest.mark.parametrize("route", ["/images/", "/latents/"])
+@pytest.mark.parametrize("route", ["/images/", "/latents/", "/originals/"])
 def test_hostile_keys_are_not_found(server: Server, route: str, key: str) -> None:
     answer = get(server, (route + key).encode())
     status = int(answer.split()[1])
@@ -94,6 +98,28 @@ def test_a_batch_of_too_many_keys_is_refused(server: Server) -> None:
     answer = server.ask("/batch", "POST", json.dumps({"keys": ["a"] * (most + 1)}).encode())
     assert answer.status == 413
     assert f"{most:,}" in answer.json()["detail"]
+
+
+def test_a_batch_of_as_many_keys_as_are_taken(server: Server) -> None:
+    key = server.ask("/images?limit=1").json()["images"][0]["key"]
+    keys = [key, *(f"none/{i}.png" for i in range(Limits().batch_keys - 1))]
+    answer = server.ask("/batch", "POST", json.dumps({"keys": keys}).encode())
+    with zipfile.ZipFile(io.BytesIO(answer.body)) as file:
+        assert len(file.namelist()) == 2
+        assert len(json.loads(file.read(".tsae/errors.json"))["errors"]) == len(keys) - 1
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk")
+@pytest.mark.parametrize(
+    "path", ["/images/{}", "/images/{}?size=64", "/latents/{}", "/originals/{}", "/images?limit=3", "/stats"]
+)
+def test_a_load_tool_sees_no_failure(server: Server, path: str) -> None:
+    target = path.format(server.ask("/images?limit=1").json()["images"][0]["key"])
+    command = ["wrk", "-t1", "-c16", "-d1s", "--timeout", "30s", f"http://127.0.0.1:{server.port}{target}"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert "requests in" in said
+    assert "Non-2xx" not in said
+    assert "Socket errors" not in said
 
 
 def test_a_token_is_asked_for(start: Callable[..., Server], archive_dir: Path, tmp_path: Path) -> None:

@@ -137,6 +137,35 @@ def test_an_archive_that_goes_away_is_said_and_served_when_it_is_back(start: Sta
     assert server.ask(f"/images/{key}").status == 200
 
 
+def test_an_archive_that_is_deleted_ends_neither_server_nor_what_is_known(start: Start, archive: Path) -> None:
+    server = start(archive, "--interval", "0.05", "--group-mb", "0")
+    kept, other = (row["key"] for row in server.ask("/images?limit=2").json()["images"])
+    before = server.ask(f"/images/{kept}")
+    shutil.rmtree(archive)
+    server.wait_for("/readyz", lambda answer: answer.status == 503)
+    assert server.ask(f"/images/{kept}").body == before.body
+    answer = server.ask(f"/images/{other}")
+    assert (answer.status, answer.json()["type"]) == (503, "urn:tsae:unavailable")
+    batch = server.ask("/batch", "POST", json.dumps({"keys": [kept, other]}).encode())
+    with zipfile.ZipFile(io.BytesIO(batch.body)) as file:
+        assert [error["status"] for error in json.loads(file.read(".tsae/errors.json"))["errors"]] == [503, 503]
+    for path in ("/images", "/healthz", "/metrics", "/docs"):
+        assert server.ask(path).status == 200
+    assert server.ask("/sheet").status == 503
+    assert server.ask("/archive.json").status in (200, 503)
+    assert not [event for event in server.events if event["event"] in ("bug", "text")]
+
+
+def test_a_shard_that_is_gone_costs_its_images(start: Start, archive: Path) -> None:
+    server = start(archive, "--interval", "0.05", "--cache-mb", "0", "--group-mb", "0")
+    key = server.ask("/images?limit=1").json()["images"][0]["key"]
+    first_shard(archive).unlink()
+    answer = server.wait_for(f"/images/{key}", lambda answer: answer.status == 503)
+    assert answer.json()["type"] == "urn:tsae:unavailable"
+    assert server.ask("/images").status == 200
+    assert server.ask("/stats").status == 200
+
+
 def test_a_manifest_that_is_damaged_is_said_and_the_state_is_served(start: Start, archive: Path) -> None:
     server = start(archive, "--interval", "0.05")
     text = (archive / "manifest.json").read_bytes()

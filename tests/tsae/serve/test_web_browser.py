@@ -10,8 +10,12 @@ import pytest
 
 import tsae
 from tests.tsae.web.test_page import READY, browser, shown  # noqa: F401 - a fixture
+from tsae.images import decode_image, resize
 
 TOKEN = "0123456789abcdef"  # noqa: S105
+
+DRAWN = """[...document.querySelectorAll("dialog figure canvas")].map(
+    (canvas) => [...canvas.getContext("2d").getImageData(0, 0, 32, 32).data])"""
 
 pytestmark = pytest.mark.browser
 
@@ -23,12 +27,16 @@ def check_pixels(page: Any, archive_dir: Path) -> None:
         np.testing.assert_array_equal(archive.decode(cells), [cell[..., :3] for cell in cells.values()])
 
 
-def test_the_same_pixels(server: Any, archive_dir: Path, browser: Any) -> None:  # noqa: F811
+def test_the_same_pixels(server: Any, archive_dir: Path, signs_dir: Path, browser: Any) -> None:  # noqa: F811
     page = browser.new_page()
     page.goto(f"http://127.0.0.1:{server.port}/?sort=psnr")
     check_pixels(page, archive_dir)
     page.click("[data-index='0']")
     page.wait_for_selector("dialog[open] .channels li")
+    assert page.locator("dialog[open] figcaption").all_inner_texts() == ["Decoded", "Original", "Difference × 4"]
+    drawn = page.evaluate(DRAWN)
+    original = resize(decode_image((signs_dir / page.inner_text("#detail-key")).read_bytes()))
+    np.testing.assert_array_equal(np.reshape(drawn[1], (32, 32, 4))[..., :3], original)
     page.close()
 
 

@@ -31,7 +31,7 @@ export class Detail {
     if (this.shown !== position) return;
     this.build(position, keys.get(position));
     if (!this.dialog.open) this.dialog.showModal();
-    const [pixels, original, inside] = await Promise.allSettled([pictures.pixels(position), pictures.original(position), pictures.latents(position)]);
+    const [pixels, original, inside] = await Promise.allSettled([pictures.pixels(position), pictures.original(position, keys.get(position)), pictures.latents(position)]);
     if (this.shown !== position) return;
     this.pictureRow.replaceChildren(...this.figures(pixels, original));
     if (inside.status === "fulfilled") this.inside.replaceChildren(...this.latents(position, inside.value));

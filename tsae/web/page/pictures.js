@@ -1,4 +1,6 @@
 // Decoded images by position: asks workers for what is in view, keeps the last ones, drops what has been scrolled past.
+import { readImage } from "./image_file.js";
+import { get } from "./ranges.js";
 
 const KEPT = 8192, MOST_ITEMS = 24, GAP_BYTES = 6144, IN_FLIGHT = 2, PIXEL_BYTES = 4096;
 
@@ -128,7 +130,10 @@ export class Pictures {
     return this.question(position, "streams", { inspect: true });
   }
 
-  async original(position) {
+  // What was encoded, where that is known: from a server by key, or as it lies beside.
+  async original(position, key) {
+    const { description, base } = this.catalogue;
+    if (description.originals_route) return originalOf(new URL(description.originals_route + key.split("/").map(encodeURIComponent).join("/"), base));
     if (!this.catalogue.originalBytes[position]) return null;
     return (await this.question(position, "originals", { inspect: true, isImage: true })).pixels;
   }
@@ -142,4 +147,11 @@ export class Pictures {
     this.keep(position, pixels);
     return pixels;
   }
+}
+
+async function originalOf(url) {
+  const response = await get(url);
+  if (response.status === 404) return null;
+  if (!response.ok) throw new Error(`The server answered ${response.status}.`);
+  return readImage(await response.arrayBuffer());
 }

@@ -4,6 +4,7 @@
 // { cancel: id }. Out: { id, pixels, failed } or { id, latents, … } or { id, error }.
 import { crc32 } from "./crc32.js";
 import { openDecoder, PIXEL_BYTES } from "./decoder/decoder.js";
+import { readImage } from "./image_file.js";
 import { readRange, readSegment, setToken } from "./ranges.js";
 
 const running = new Map();
@@ -52,14 +53,6 @@ async function decodeAll({ items, lossy }, data) {
     }
   }
   return { reply: { pixels, failed }, transfer: [pixels.buffer] };
-}
-
-async function readImage(file) {
-  const bitmap = await createImageBitmap(new Blob([file]), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
-  const context = new OffscreenCanvas(32, 32).getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  bitmap.close();
-  return context.getImageData(0, 0, 32, 32).data;
 }
 
 async function inspect({ items: [item], isImage }, data) {
