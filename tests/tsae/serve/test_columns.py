@@ -17,6 +17,7 @@ import tsae
 from tsae.archive import matches
 from tsae.selection import SORTS, Selection
 from tsae.selection.stored import select
+from tsae.serve import columns
 from tsae.serve.columns import Columns, Index, Indexer, Labels
 from tsae.serve.pages import Pages, describe
 from tsae.serve.summary import histogram, summarize
@@ -212,6 +213,22 @@ def test_what_two_states_share_is_read_once(archive_dir: Path) -> None:
         indexer = Indexer()
         first, second = indexer.make(archive.files), indexer.make(archive.files)
         assert first.columns.keys[0] is second.columns.keys[0]
+
+
+@settings(deadline=None)
+@given(RECORDS.filter(lambda records: len(records) > 2), st.data())
+def test_a_little_more_takes_its_places_in_the_order(records: dict[str, Any], data: st.DataObject) -> None:
+    labels, position, parts = Labels(), 0, []
+    few = data.draw(st.sets(st.sampled_from(sorted(records)), min_size=1, max_size=len(records) - 1))
+    for keys in (sorted(set(records) - few), *([key] for key in data.draw(st.permutations(sorted(few))))):
+        parts.append((position, make_columns(keys, records, labels)))
+        position += len(keys)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "MERGED_SHARE", 0)  # whatever is more is little
+        index = Index(parts[:1], labels)
+        for end in range(2, len(parts) + 1):
+            index = Index(parts[:end], labels, (), index)
+    assert [index.key(index.row(rank)) for rank in range(len(index))] == sorted(records)
 
 
 def test_labels_that_are_too_long_are_damage() -> None:
