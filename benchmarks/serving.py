@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import http.client
 import io
@@ -38,24 +39,34 @@ import pyarrow.parquet as pq
 import tsae
 from tsae import png
 from tsae.paths import Folder
-from tsae.serve.columns import NUMBERS, Columns, Index, Labels
-from tsae.serve.pages import Pages, Query
+from tsae.selection import Selection
+from tsae.serve.columns import NUMBERS, Columns, Index, Labels, cut
+from tsae.serve.pages import Pages
 from tsae.serve.summary import summarize
 
 HERE = Path(__file__).resolve().parent
 MODELS = ("tsae", "seed-8x8x8")
 PAGE_RECORDS = 100_000
 
+WAITED = "*waited*: time for which the server's threads were ready to run and got no core, of that of the run (wrk took one)."
 
-def wrk(port: int, clients: int, seconds: float, path: str, keys: int = 0, after: str = "") -> dict[str, Any]:
-    """The figures of a run of wrk on one thread."""
+
+def wrk(port: int, clients: int, seconds: float, path: str, keys: int = 0, after: str = "", pid: int = 0) -> dict[str, Any]:
+    """The figures of a run of wrk on one thread; of a server whose process is told, also for how long it waited for a core."""
     command = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
     command += ["-s", str(HERE / "serving.lua")]
     command += [f"http://127.0.0.1:{port}", "--", path, str(keys), after]
+    waited_s = core_wait_s(pid) if pid else 0.0
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    waited_s = core_wait_s(pid) - waited_s if pid else 0.0
     found: dict[str, Any] = json.loads(next(line for line in lines if line.startswith("JSON "))[5:])
     found["per_s"] = round(found["requests"] / found["seconds"], 1)
-    return found
+    return found | ({"waited": round(waited_s / found["seconds"], 3)} if pid else {})
+
+
+def core_wait_s(pid: int) -> float:
+    """Seconds for which threads of a process were ready to run and got no core (`schedstat` of Linux)."""
+    return sum(int(file.read_text().split()[1]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
 @contextlib.contextmanager
@@ -92,17 +103,17 @@ def rss_mb(pid: int) -> float:
 def measure_images(archive: str, images: int, seconds: float) -> dict[str, Any]:
     """Single images of one archive."""
     found: dict[str, Any] = {}
-    with served(archive, "--cache-mb", "0") as (port, _):
+    with served(archive, "--cache-mb", "0") as (port, pid):
         wrk(port, 1, 2, "/images/", images)
         for clients in (1, 16):
-            found[f"uncached, {clients} clients"] = wrk(port, clients, seconds, "/images/", images)
-        found["latents, 16 clients"] = wrk(port, 16, seconds / 2, "/latents/", images)
+            found[f"uncached, {clients} clients"] = wrk(port, clients, seconds, "/images/", images, pid=pid)
+        found["latents, 16 clients"] = wrk(port, 16, seconds / 2, "/latents/", images, pid=pid)
         found["batch"] = measure_batches(port, images, seconds)
-    with served(archive, "--cache-mb", "0", "--group-mb", "0") as (port, _):
+    with served(archive, "--cache-mb", "0", "--group-mb", "0") as (port, pid):
         for clients in (1, 16):
-            found[f"cold, {clients} clients"] = wrk(port, clients, seconds / 2, "/images/", images)
-    with served(archive) as (port, _):
-        found["cached, 4 clients"] = wrk(port, 4, seconds / 2, f"/images/{access.key(77)}")
+            found[f"cold, {clients} clients"] = wrk(port, clients, seconds / 2, "/images/", images, pid=pid)
+    with served(archive) as (port, pid):
+        found["cached, 4 clients"] = wrk(port, 4, seconds / 2, f"/images/{access.key(77)}", pid=pid)
     return found
 
 
@@ -162,23 +173,32 @@ def measure_columns(records: int) -> dict[str, Any]:
     started_s = time.monotonic()
     summarize(index)
     summary_s, pages = time.monotonic() - started_s, Pages(index)
-    queries = {"key": Query(), "psnr": Query(sort="psnr"), "label": Query(label="7")}
-    queries["prefix"] = Query("0000000001", sort="psnr")
+    queries = {"key": Selection(sort="key"), "psnr": Selection(sort="psnr"), "label": Selection(sort="key", labels=("7",))}
+    queries["prefix"] = Selection(prefix="0000000001", sort="psnr")
     first_ms, again_ms = ({name: timed_ms(pages, query) for name, query in queries.items()} for _ in range(2))
+    memory_mb = rss_mb(os.getpid()) - before
+    known = cut(index.columns)
+    few = Columns(
+        (pa.array([f"{7 * i:018d}x" for i in range(20)]),), **{name: getattr(known[0], name)[:20] for name in NUMBERS}
+    )
+    started_s = time.monotonic()
+    Index([*((0, part) for part in known), (0, few)], labels, (), index)
+    grown_s = time.monotonic() - started_s
     return {
         "records": records,
-        "join_and_sort_s": round(built_s, 2),
+        "join_and_sort_s": round(built_s, 3),
+        "with_20_more_s": round(grown_s, 3),
         "figures_s": round(summary_s, 2),
-        "memory_mb": round(rss_mb(os.getpid()) - before, 1),
+        "memory_mb": round(memory_mb, 1),
         "first_page_ms": first_ms,
         "again_ms": again_ms,
     }
 
 
-def timed_ms(pages: Pages, query: Query) -> float:
+def timed_ms(pages: Pages, query: Selection) -> float:
     """Of one page."""
     started_s = time.perf_counter()
-    pages.page(query, 100)
+    pages.page(dataclasses.replace(query, limit=100))
     return round((time.perf_counter() - started_s) * 1e3, 2)
 
 
@@ -263,7 +283,8 @@ def rows_of(results: dict[str, Any]) -> Iterator[str]:
     for group, figures in results.items():
         for name, row in figures.items() if isinstance(figures, dict) else ():
             if isinstance(row, dict) and "median_ms" in row:
-                cells = (f"{row['median_ms']:.2f}", f"{row['p99_ms']:.2f}", f"{row['per_s']:,.0f}", str(row["failed"]))
+                waited = f"{row['waited']:.0%}" if "waited" in row else ""
+                cells = (f"{row['median_ms']:.2f}", f"{row['p99_ms']:.2f}", f"{row['per_s']:,.0f}", str(row["failed"]), waited)
                 yield f"| {group} | {name} | {' | '.join(cells)} |"
 
 
@@ -271,7 +292,8 @@ def to_markdown(results: dict[str, Any]) -> str:
     """The figures as a page."""
     where = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     lines = ["# Serving", "", "What `python benchmarks/serving.py` measured; its head says how. " + where + ".", ""]
-    lines += ["| | what | median, ms | p99, ms | requests/s | failed |", "|---|---|---|---|---|---|", *rows_of(results), ""]
+    lines += ["| | what | median, ms | p99, ms | requests/s | failed | waited |", "|---|---|---|---|---|---|---|"]
+    lines += [*rows_of(results), "", WAITED, ""]
     for model in MODELS:
         if model in results:
             batch = results[model]["batch"]

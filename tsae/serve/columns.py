@@ -104,6 +104,15 @@ def join(parts: Sequence[Columns]) -> Columns:
     return Columns(tuple(itertools.chain(*(part.keys for part in parts))), **numbers)
 
 
+def cut(columns: Columns) -> list[Columns]:
+    """The parts that were joined, one for each array of keys; nothing is copied."""
+    ends = list(itertools.accumulate(map(len, columns.keys)))
+    return [
+        Columns((keys,), **{name: getattr(columns, name)[end - len(keys) : end] for name in NUMBERS})
+        for keys, end in zip(columns.keys, ends, strict=True)
+    ]
+
+
 def read_columns(shard: Shard, labels: Labels) -> Columns:
     """The columns of a shard.
 
@@ -165,7 +174,6 @@ class Index:
             damages: What was wrong with shards that are left out.
             before: The index of the state before: if there is only little more now, its order of keys is built upon.
         """
-        self.parts = tuple(parts)
         self.columns = join([part for _, part in parts])
         self.labels, self.damages = labels, tuple(damages)
         self._ends = list(itertools.accumulate(len(keys) for keys in self.columns.keys))
@@ -185,10 +193,9 @@ class Index:
         return np.asarray(order.to_numpy().astype(np.uint32))
 
     def _has_little_more_than(self, before: Index) -> bool:
-        same = len(before.parts) <= len(self.parts) and all(
-            old is new and place == position for (place, old), (position, new) in zip(before.parts, self.parts, strict=False)
-        )
-        return same and (len(self) - len(before)) * MERGED_SHARE < len(before)
+        old, new = before.columns.keys, self.columns.keys
+        starts_same = len(old) <= len(new) and all(a is b for a, b in zip(old, new, strict=False))
+        return starts_same and (len(self) - len(before)) * MERGED_SHARE < len(before)
 
     def __len__(self) -> int:
         """Number of records."""
@@ -260,17 +267,17 @@ class Indexer:
             files: The state.
             go_on: Asked before each shard; if not, what has been read is an index.
         """
-        parts, damages, known, position = [], [], {}, 0
+        names, parts, damages, position = [], [], [], 0
         for entry in files.entries():
             if not go_on():
                 break
             try:
                 part = self._known.get(entry.file) or read_columns(files.open_entry(entry), self.labels)
-                known[entry.file] = part
+                names.append(entry.file)
                 parts.append((position, part))
             except TsaeError as error:
                 damages.append(str(error))
             position += entry.rows
-        self._known = known
         self._last = Index(parts, self.labels, damages, self._last)
+        self._known = dict(zip(names, cut(self._last.columns), strict=True))
         return self._last

@@ -213,6 +213,7 @@ def test_what_two_states_share_is_read_once(archive_dir: Path) -> None:
         indexer = Indexer()
         first, second = indexer.make(archive.files), indexer.make(archive.files)
         assert first.columns.keys[0] is second.columns.keys[0]
+        assert all(np.shares_memory(part.widths, second.columns.widths) for part in indexer._known.values())
 
 
 @settings(deadline=None)
