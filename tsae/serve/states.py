@@ -30,23 +30,19 @@ class State:
     """One committed state, open. For one event loop, but for what is said to be safe elsewhere."""
 
     def __init__(self, archive: Archive, index: Index, originals_route: str | None = None) -> None:
-        """Reads nothing; `originals_route` is where the page finds originals by key."""
+        """Lists the archive's files, so not in the event loop; `originals_route` is where the page finds originals by key."""
         self.archive, self.index = archive, index
         self.pages = Pages(index)
         self.digest = digest(archive.files.manifest_text)[:DIGITS]
         self.opened_s = time.time()
+        self.info = archive.info()
         self.web = ServedArchive(archive, originals_route)
         self._model = archive.manifest.model_sha256[:DIGITS]
         self._users, self._is_retired = 0, False
 
     @functools.cached_property
-    def info(self) -> dict[str, Any]:
-        """As `Archive.info`; like `summary` not before it is asked for, and not in the event loop, as it takes a moment."""
-        return self.archive.info()
-
-    @functools.cached_property
     def summary(self) -> dict[str, Any]:
-        """Figures of all records."""
+        """Figures of all records; not before they are asked for, and not in the event loop, as they take a moment."""
         return summarize(self.index)
 
     def version(self, row: int) -> str:

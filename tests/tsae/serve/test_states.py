@@ -149,7 +149,7 @@ def test_an_archive_that_is_deleted_ends_neither_server_nor_what_is_known(start:
     batch = server.ask("/batch", "POST", json.dumps({"keys": [kept, other]}).encode())
     with zipfile.ZipFile(io.BytesIO(batch.body)) as file:
         assert [error["status"] for error in json.loads(file.read(".tsae/errors.json"))["errors"]] == [503, 503]
-    for path in ("/images", "/healthz", "/metrics", "/docs"):
+    for path in ("/images", "/stats", "/healthz", "/metrics", "/docs"):
         assert server.ask(path).status == 200
     assert server.ask("/sheet").status == 503
     assert server.ask("/archive.json").status in (200, 503)
