@@ -42,8 +42,9 @@ def draw_records(count: int, model: str = "tsae") -> tuple[ar.Records, np.ndarra
 def write_many(place: str | Path, count: int, drawn: int = 400, model: str = "tsae") -> None:
     """An archive of `count` records, keys `LABEL/NUMBER.png` in order."""
     records, _ = draw_records(drawn, model)
-    by_label = sorted(range(drawn), key=lambda row: f"{records.labels[row]}/")
-    rows = [by_label[position * drawn // count] for position in range(count)]
+    labels = np.asarray([f"{label}/" for label in records.labels])
+    rows = np.random.default_rng(count).integers(drawn, size=count)  # neighbours differ, as they do in an archive
+    rows = rows[np.argsort(labels[rows], kind="stable")].tolist()
     folder, model_file = ar.Folder(str(place)), read_model_file(model)
     entries: list[ar.ShardEntry] = []
     for number, start in enumerate(range(0, count, SHARD_RECORDS)):

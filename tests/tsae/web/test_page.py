@@ -62,9 +62,11 @@ def open_page(browser: Any) -> Iterator[Any]:
     """Opens a URL in a window of its own; an error in the page fails the test."""
     contexts, faults = [], []
 
-    def open_it(url: str, is_ready: str = READY, **options: Any) -> Any:
+    def open_it(url: str, is_ready: str = READY, routes: dict[str, Any] | None = None, **options: Any) -> Any:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         contexts.append(context)
+        for pattern, handler in (routes or {}).items():
+            context.route(pattern, handler)
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -284,6 +286,45 @@ def test_statistics(many: str, open_page: Any) -> None:
         "!document.getElementById('images').hidden && document.getElementById('count').textContent.includes(' of ')"
     )
     assert "max=" in page.url
+
+
+def test_statistics_stay_as_they_were_left(many: str, open_page: Any) -> None:
+    """A table opened while the index comes stays open and focused, and what has not changed is not drawn again."""
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        """Lets the first block of facts come, and nothing more."""
+        start, end = route.request.headers["range"].removeprefix("bytes=").split("-")
+        if start == "0" and int(end) < 50_000:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page = open_page(many, routes={"**/facts/*": hold})
+    page.click("#to-stats")
+    page.wait_for_function("document.querySelectorAll('.worst li').length === 24")
+    assert page.locator(".tile b").first.inner_text() == "4,096"
+    first, ready = (
+        "document.querySelectorAll('summary')[1]",
+        "document.getElementById('stats').getAttribute('aria-busy') === 'false'",
+    )
+    assert not page.evaluate(ready)
+    page.evaluate(f"{first}.click(), {first}.focus(), document.getElementById('stats').scrollTop = 60")
+    is_left_alone = f"[{first}.parentNode.open, document.activeElement === {first}, document.getElementById('stats').scrollTop]"
+    assert page.evaluate(is_left_alone) == [True, True, 60]
+    for route in held:
+        route.continue_()
+    page.wait_for_function(ready)
+    assert page.locator(".tile b").first.inner_text() == "100,000"
+    assert page.evaluate(is_left_alone) == [True, True, 60]
+
+    page.wait_for_function("document.querySelectorAll('.worst li').length === 24")
+    page.evaluate(f"{first}.isMarked = true")
+    page.locator(".worst a").first.click()
+    page.wait_for_selector("dialog[open] figure")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="hidden")
+    assert page.evaluate(f"{first}.isMarked && {first}.parentNode.open && document.activeElement.matches('.worst a')")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

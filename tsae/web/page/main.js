@@ -9,9 +9,9 @@ import { Keys } from "./keys.js";
 import { Pictures } from "./pictures.js";
 import { setToken, UnauthorizedError } from "./ranges.js";
 import { isPlain, needsFacts, select } from "./selection.js";
-import { showStatistics } from "./statistics.js";
+import { Statistics } from "./statistics.js";
 
-const WORST = 24, TELL_MS = 200;
+const TELL_MS = 200;
 const $ = (id) => document.getElementById(id);
 const tokens = { get: () => sessionStorage.getItem("tsae-token"), set: (value) => sessionStorage.setItem("tsae-token", value) };
 
@@ -22,12 +22,14 @@ class App {
     this.positions = null; // null: all, in the archive's order
     this.mask = null;
     this.search = null;
+    this.seen = null; // how much of the index was known when the views were last told
     this.address = new Address((state, before) => this.change(state, before));
     this.pictures = new Pictures(catalogue, tokens.get(), (position) => this.painted(position), (message) => tellProblem(message));
     this.grid = new Grid($("images"), {
       open: (index) => this.open(this.position(index)), want: (positions) => this.want(positions), moved: (index) => this.moved(index) });
     this.detail = new Detail($("detail"), {
       catalogue, keys: this.keys, pictures: this.pictures, address: this.address, step: (by) => this.step(by), close: () => this.closed() });
+    this.statistics = new Statistics($("stats"), { catalogue, keys: this.keys, pictures: this.pictures, address: this.address });
     connectControls(this.address, catalogue);
     document.addEventListener("click", (event) => this.follow(event));
     document.addEventListener("visit", ({ detail }) => this.visit(detail));
@@ -60,7 +62,7 @@ class App {
     if (state.q !== before.q) this.find(state.q);
     if (isOther || !this.grid.source) this.reselect(at ?? 0);
     else if (at !== null && !isStats) this.grid.moveFocus(at, false);
-    if (isStats) this.statistics();
+    this.showStatistics();
     if (state.open !== before.open) this.showOpen(state.open);
   }
 
@@ -82,11 +84,13 @@ class App {
     return { psnrDb: catalogue.psnrDb(position), bytes: catalogue.bytes(position), label: catalogue.labels[catalogue.label[position]] };
   }
 
-  // More of the index has come.
+  // More of the index has come, or nothing since the last call: then all stays as it is.
   arrived() {
+    if (this.seen === this.catalogue.loaded) return;
+    this.seen = this.catalogue.loaded;
     fillLabels(this.catalogue, this.address.state);
     if (needsFacts(this.address.state)) this.reselect(this.grid.top);
-    if (this.address.state.view === "stats") this.statistics();
+    this.showStatistics();
     this.tell();
   }
 
@@ -99,7 +103,7 @@ class App {
     if (search.signal.aborted) return;
     this.search = null;
     this.reselect(this.grid.top);
-    if (this.address.state.view === "stats") this.statistics();
+    this.showStatistics();
   }
 
   // The grid needs these: their facts and keys first, then their pixels.
@@ -116,7 +120,7 @@ class App {
 
   painted(position) {
     this.grid.refresh(position);
-    for (const canvas of this.worst?.get(position) ?? []) paintCanvas(canvas, this.pictures.get(position));
+    this.statistics.painted(position);
   }
 
   moved(index) {
@@ -131,24 +135,8 @@ class App {
     $("images").classList.toggle("empty", this.length === 0);
   }
 
-  statistics() {
-    const worst = element("ul", { class: "worst" });
-    showStatistics($("stats"), { catalogue: this.catalogue, positions: this.positions, address: this.address, worst });
-    this.showWorst(worst);
-  }
-
-  async showWorst(list) {
-    const positions = select(this.catalogue, { ...this.address.state, sort: "psnr" }, this.mask).subarray(0, WORST);
-    this.worst = new Map();
-    await Promise.all([...new Set(Array.from(positions, (p) => this.catalogue.blockOf(p)))].map((block) => this.keys.load(block)));
-    for (const position of positions) {
-      const key = this.keys.get(position), canvas = element("canvas", { width: 32, height: 32, "aria-hidden": "true" });
-      this.worst.set(position, [canvas]);
-      paintCanvas(canvas, this.pictures.get(position));
-      const db = this.catalogue.psnrDb(position);
-      list.append(element("li", {}, element("a", { href: this.address.href({ open: key ?? "" }), "aria-label": `${key}, ${db?.toFixed(1)} dB` }, canvas, `${db?.toFixed(1) ?? "?"} dB`)));
-    }
-    this.pictures.want(positions);
+  showStatistics() {
+    if (this.address.state.view === "stats") this.statistics.show(this.positions, this.mask);
   }
 
   open(position) {
@@ -189,10 +177,6 @@ class App {
     const found = new URLSearchParams(href.startsWith("?") ? href : "");
     this.address.set(Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, found.get(name) ?? value])));
   }
-}
-
-function paintCanvas(canvas, picture) {
-  if (picture instanceof Uint8ClampedArray) canvas.getContext("2d").putImageData(new ImageData(picture, 32, 32), 0, 0);
 }
 
 function describe({ description: { title, counts, model_name: model, quality } }) {
