@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tsae.archive import digest, shown
+from tsae.config import IMAGE_SIZE_PX
+from tsae.data.cache import SharedCache
 from tsae.data.order import WINDOW
 from tsae.errors import InputError
 from tsae.reader import Archive, open_archive
@@ -24,6 +26,9 @@ KINDS = ("latents", "floats", "pixels")
 
 KEPT_GROUPS = 2 * WINDOW
 """Row groups kept in memory by each process: those that are mixed, and those that are mixed next. 32 MB."""
+
+CACHE_BYTES = 512 * 2**20
+"""Memory for decoded images, which all processes share: of `tsae` 130,000 as latents or 170,000 as pixels."""
 
 PRELOADED_AT_ONCE = 1024
 """Images decoded at once where all are."""
@@ -62,11 +67,13 @@ class LatentDataset(Dataset[Item]):
     * "floats": what they stand for, float32 `[C, H, W]`: `offset[c] + scale[c] * value`, of `tsae` in grey levels
     * "pixels": decoded, uint8 `[3, 32, 32]` (in memory, colours are the last axis, torch's `channels_last`)
 
-    Decoding takes its time again in each epoch; with `preload` it is done once, into memory that workers share.
+    What has been decoded stays in memory that workers share, up to `cache_bytes`: later epochs cost copies alone. Images beyond
+    that are decoded in each epoch. With `preload` all are decoded now.
 
     `fingerprint` tells which images these are, in which order: it is another one when the archive has changed.
 
-    It may be pickled and used in any number of processes and threads. Each process keeps up to `kept_groups` row groups of
+    It may be pickled and used in any number of processes and threads; only workers of multiprocessing, such as a DataLoader's,
+    share what is decoded. Each process keeps up to `kept_groups` row groups of
     250 kB as they are stored. Latents need no torch to be decoded, but this class does.
     """
 
@@ -78,6 +85,7 @@ class LatentDataset(Dataset[Item]):
         *,
         classes: Sequence[str] | None = None,
         kept_groups: int = KEPT_GROUPS,
+        cache_bytes: int = CACHE_BYTES,
         preload: bool = False,
     ) -> None:
         """Reads positions and labels, 16 bytes an image.
@@ -89,8 +97,9 @@ class LatentDataset(Dataset[Item]):
             classes: Labels in the order of their numbers, such as those of another data set; None takes those that there
                 are, sorted: by value if all are whole numbers, else as text.
             kept_groups: Row groups that a process keeps.
-            preload: Decode all images now, to 3 kB each as pixels; as latents to 512 bytes (`seed-8x8x8`) or 4 kB (`tsae`),
-                as floats to 2 or 8 kB.
+            cache_bytes: Most memory for decoded images: 3 kB each as pixels; as latents 512 bytes (`seed-8x8x8`) or 4 kB
+                (`tsae`), as floats 2 or 8 kB. At most half of what the system has for sharing is used; 0 keeps none.
+            preload: Decode all images now, however many bytes that takes.
 
         Raises:
             InputError: if there is no such kind, or a label is none of `classes`.
@@ -112,17 +121,18 @@ class LatentDataset(Dataset[Item]):
         self.groups: NDArray[np.intp] = self._row_groups.of(self.positions)
         self.fingerprint = digest(self.archive.state.encode() + self.positions.tobytes())[:16]
         self._scale = self.archive.latent_scale() if kind == "floats" else None
-        self._preloaded = self._preload() if preload and len(self) else None
+        self._cache = SharedCache(len(self), *self._form(), None if preload else cache_bytes)
+        if preload:
+            for start in range(0, len(self), PRELOADED_AT_ONCE):
+                self._values(np.arange(start, min(start + PRELOADED_AT_ONCE, len(self))))
 
-    def _preload(self) -> Tensor:
-        """All values, in memory that processes share."""
-        first = self._decode(self.positions[:1])
-        values = torch.empty((len(self), *first.shape[1:]), dtype=torch.from_numpy(first).dtype)
-        values.share_memory_()  # type: ignore[no-untyped-call]
-        for start in range(0, len(self), PRELOADED_AT_ONCE):
-            part = self.positions[start : start + PRELOADED_AT_ONCE]
-            values[start : start + len(part)] = torch.from_numpy(self._decode(part))
-        return values
+    def _form(self) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and dtype of an image's values, as they lie in memory."""
+        if self.kind == "pixels":
+            return (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), torch.uint8
+        is_plain = self.archive.manifest.settings.quality is None
+        latents = torch.int8 if is_plain else torch.int16
+        return tuple(self.archive.manifest.latent_shape), torch.float32 if self.kind == "floats" else latents
 
     def __len__(self) -> int:
         """Number of images."""
@@ -147,13 +157,24 @@ class LatentDataset(Dataset[Item]):
         """
         numbers = np.asarray(indices, np.int64)
         positions = self.positions[numbers]
-        if self._preloaded is None:
-            values = torch.from_numpy(self._decode(positions))
-        else:
-            values = self._preloaded[torch.from_numpy(numbers)]
+        values = self._values(numbers % max(1, len(self)))
         if self.kind == "pixels":
             values = values.permute(0, 3, 1, 2)
         return Batch(values, torch.from_numpy(self.labels[numbers]), torch.from_numpy(positions))
+
+    def _values(self, numbers: NDArray[np.int64]) -> Tensor:
+        """What is there already, and the rest decoded."""
+        is_there = self._cache.has(numbers)
+        if is_there.all():
+            return self._cache.take(numbers)
+        decoded = torch.from_numpy(self._decode(self.positions[numbers[~is_there]]))
+        self._cache.put(numbers[~is_there], decoded)
+        if not is_there.any():
+            return decoded
+        values = torch.empty((len(numbers), *decoded.shape[1:]), dtype=decoded.dtype)
+        values[torch.from_numpy(~is_there)] = decoded
+        values[torch.from_numpy(is_there)] = self._cache.take(numbers[is_there])
+        return values
 
     def _decode(self, positions: NDArray[np.int64]) -> NDArray[Any]:
         records = self._row_groups.records(positions)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Subset
 import tsae
 from tsae.archive import RowGroups, Shard, shards
 from tsae.cli import main
-from tsae.data import Batch, LatentDataset, LatentLoader, LatentStream, collate
+from tsae.data import Batch, LatentDataset, LatentLoader, LatentStream, cache, collate
 from tsae.errors import CorruptDataError, InputError
 
 MODELS = ("tsae", "seed-8x8x8")
@@ -52,12 +52,12 @@ def told(batches: Iterator[Batch] | LatentLoader | DataLoader[Any]) -> list[list
 # What comes
 
 
-@pytest.mark.parametrize("preload", [False, True])
+@pytest.mark.parametrize("options", [{}, {"preload": True}, {"cache_bytes": 0}, {"cache_bytes": 40_000}])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", MODELS)
-def test_values_are_those_of_the_reader(archives: dict[str, str], model: str, kind: Any, preload: bool) -> None:
+def test_values_are_those_of_the_reader(archives: dict[str, str], model: str, kind: Any, options: dict[str, Any]) -> None:
     wanted = expected(archives[model], kind)
-    data = LatentDataset(archives[model], kind, preload=preload)
+    data = LatentDataset(archives[model], kind, **options)
     numbers = [7, 3, 3, 39, 0, -1]
     batch = data.__getitems__(numbers)
     np.testing.assert_array_equal(batch.values.numpy(), wanted[numbers])
@@ -166,7 +166,7 @@ def test_damage_is_told_by_key_and_costs_no_other_image(archives: dict[str, str]
     data = LatentDataset(str(copy))
     others = [number for number in range(40) if number != 7]
     assert torch.equal(data.__getitems__(others).values, LatentDataset(archives["tsae"]).__getitems__(others).values)
-    for workers in (0, 1):
+    for workers in (0, 1, 0):  # again and again: it is never kept
         with pytest.raises(CorruptDataError, match=key):
             told(LatentLoader(data, 8, num_workers=workers))
 
@@ -180,6 +180,57 @@ def test_row_groups_know_their_positions(archives: dict[str, str]) -> None:
     for wrong in ([40], [-1], [0, 99]):
         with pytest.raises(IndexError):
             groups.records(np.array(wrong))
+
+
+# What is kept
+
+
+@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (1, "spawn")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_one_process_decoded_all_have(archives: dict[str, str], kind: Any, workers: int, method: str | None) -> None:
+    data = LatentDataset(archives["tsae"], kind)
+    for batch in LatentLoader(data, 6, num_workers=workers, multiprocessing_context=method):
+        batch.values.add_(1)  # of the batch alone
+    wanted = expected(archives["tsae"], kind)
+    data._decode = None  # type: ignore[method-assign,assignment]
+    assert torch.equal(data.__getitems__(range(40)).values, torch.from_numpy(wanted))
+
+
+@pytest.mark.parametrize(("cache_bytes", "decoded"), [(0, 40), (4095, 40), (4096, 39), (25 * 4096, 15), (2**40, 0)])
+def test_beyond_the_cache_images_are_decoded_each_time(archives: dict[str, str], cache_bytes: int, decoded: int) -> None:
+    data = LatentDataset(archives["tsae"], cache_bytes=cache_bytes)
+    data.__getitems__(range(40))
+    asked: list[int] = []
+    original = data._decode
+    data._decode = lambda positions: (asked.extend(positions.tolist()), original(positions))[1]  # type: ignore[method-assign]
+    assert torch.equal(
+        data.__getitems__(range(39, -1, -1)).values, torch.from_numpy(expected(archives["tsae"], "latents")[::-1].copy())
+    )
+    assert len(asked) == decoded
+
+
+def test_the_cache_leaves_half_of_what_can_be_shared(archives: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_free_bytes", lambda: 20 * 4096)
+    data = LatentDataset(archives["tsae"])
+    data.__getitems__(range(40))
+    assert data._cache.has(np.arange(40)).sum() == 10
+
+
+def test_a_pickle_has_no_decoded_images(archives: dict[str, str]) -> None:
+    data = LatentDataset(archives["tsae"], "pixels", preload=True)
+    pickled = pickle.dumps(data)
+    assert len(pickled) < 20_000 < 40 * 3072
+    other = pickle.loads(pickled)  # noqa: S301 - our own
+    assert torch.equal(other.__getitems__(range(40)).values, data.__getitems__(range(40)).values)
+
+
+def test_values_of_another_form_are_not_kept() -> None:
+    """As of a foreign archive whose manifest does not say what its records are."""
+    kept = cache.SharedCache(4, (2, 2), torch.int8, None)
+    kept.put(np.array([0]), torch.full((1, 2, 2), 300, dtype=torch.int16))
+    kept.put(np.array([1]), torch.zeros((1, 4), dtype=torch.int8))
+    kept.put(np.array([3]), torch.ones((1, 2, 2), dtype=torch.int8))
+    assert kept.has(np.arange(4)).tolist() == [False, False, False, True]
 
 
 # In which order, with any workers
