@@ -29,22 +29,6 @@ SERIOUS = ("serious", "critical")
 PIXELS_OF_CELLS = """() => Object.fromEntries(Array.from(document.querySelectorAll('[role=gridcell]'), (cell) => [
     cell.title, btoa(String.fromCharCode(...cell.firstChild.getContext('2d').getImageData(0, 0, 32, 32).data))]))"""
 
-SCROLL = """async ([step, ms]) => {
-    const box = document.querySelector('.grid'), times = [];
-    let last = performance.now();
-    const end = last + ms;
-    await new Promise((done) => {
-        const frame = (now) => {
-            times.push(now - last);
-            last = now;
-            box.scrollTop += step;
-            now < end ? requestAnimationFrame(frame) : done();
-        };
-        requestAnimationFrame(frame);
-    });
-    return times.slice(1);
-}"""
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -361,9 +345,13 @@ def test_a_damaged_record_costs_that_record(archive_dir: Path, tmp_path: Path, b
         page.close()
 
 
-def test_scrolling_is_smooth(many: str, open_page: Any) -> None:
-    """A guard only, for a machine that does other things as well; docs/WEB.md has measured figures."""
+def test_the_wheel_brings_images(many: str, many_archive: Path, open_page: Any) -> None:
+    """How smoothly is what benchmarks/page.py measures."""
     page = open_page(many)
-    page.wait_for_timeout(1000)
-    times = sorted(page.evaluate(SCROLL, [40, 2000]))
-    assert 1000 / (sum(times) / len(times)) > 25
+    page.mouse.move(600, 500)
+    for _ in range(4):
+        page.mouse.wheel(0, 1500)
+    page.wait_for_function("document.querySelector('.grid').scrollTop === 6000")
+    page.wait_for_function(f"document.querySelector('[data-index=\"0\"]') === null && {READY}")
+    check_pixels(page, many_archive)
+    assert len(page.query_selector_all("[role=gridcell]")) < 200

@@ -8,7 +8,7 @@ const GAP = 8, BEYOND = 3;
 export class Grid {
   // `source`: length, position(index), key(position), facts(position), picture(position); `open(index)` shows one.
   constructor(host, { open, want, moved }) {
-    Object.assign(this, { open, want, moved, source: null, focus: 0, size: "m", rows: new Map(), spare: [], frame: 0 });
+    Object.assign(this, { open, want, moved, source: null, height: 0, focus: 0, size: "m", rows: new Map(), spare: [], frame: 0 });
     this.sheet = element("div", { class: "sheet", role: "presentation" });
     this.box = element("div", { class: "grid", role: "grid", "aria-label": "Images" }, this.sheet);
     host.append(this.box);
@@ -40,6 +40,7 @@ export class Grid {
 
   measure(index = this.top) {
     const { width, caption } = SIZES[this.size], room = this.box.clientWidth - 2 * GAP;
+    this.height = this.box.clientHeight; // asked once: while rows change, each question costs a layout
     if (!this.source || room <= 0) return;
     this.columns = Math.max(1, Math.floor((room + GAP) / (width + GAP)));
     this.cell = Math.floor((room + GAP) / this.columns - GAP);
@@ -48,7 +49,7 @@ export class Grid {
     this.box.setAttribute("aria-rowcount", count);
     this.box.setAttribute("aria-colcount", this.columns);
     this.box.style.setProperty("--cell", `${this.cell}px`);
-    this.scroll.resize(count * this.step + GAP);
+    this.scroll.resize(count * this.step + GAP, this.height);
     this.forget();
     this.scroll.to(Math.floor(index / this.columns) * this.step);
   }
@@ -59,7 +60,7 @@ export class Grid {
 
   // The range of indices in view, and some rows beyond.
   range(beyond) {
-    const first = Math.floor(this.scroll.top / this.step) - beyond, last = Math.ceil((this.scroll.top + this.box.clientHeight) / this.step) + beyond;
+    const first = Math.floor(this.scroll.top / this.step) - beyond, last = Math.ceil((this.scroll.top + this.height) / this.step) + beyond;
     return [Math.max(0, first), Math.min(Math.ceil(this.source.length / this.columns), last)];
   }
 
@@ -142,7 +143,7 @@ export class Grid {
   }
 
   reveal(index) {
-    const y = Math.floor(index / this.columns) * this.step, end = y + this.step + GAP - this.box.clientHeight;
+    const y = Math.floor(index / this.columns) * this.step, end = y + this.step + GAP - this.height;
     if (y < this.scroll.top) this.scroll.to(y);
     else if (end > this.scroll.top) this.scroll.to(end);
     this.drawNow();
@@ -159,7 +160,7 @@ export class Grid {
   }
 
   press(event) {
-    const page = Math.max(1, Math.floor(this.box.clientHeight / this.step)) * this.columns, { focus, columns } = this;
+    const page = Math.max(1, Math.floor(this.height / this.step)) * this.columns, { focus, columns } = this;
     const start = focus - (focus % columns), all = event.ctrlKey || event.metaKey;
     const to = {
       ArrowRight: focus + 1, ArrowLeft: focus - 1, ArrowDown: focus + columns, ArrowUp: focus - columns, PageDown: focus + page, PageUp: focus - page,

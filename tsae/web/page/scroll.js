@@ -6,20 +6,21 @@ const REST_MS = 160;
 
 export class ScrollRange {
   constructor(box, spacer, onMove) {
-    Object.assign(this, { box, spacer, onMove, height: 0, top: 0, real: 0, last: 0, timer: null });
+    Object.assign(this, { box, spacer, onMove, height: 0, view: 0, top: 0, real: 0, last: 0, timer: null });
     box.addEventListener("scroll", () => this.scrolled(), { passive: true });
   }
 
   get room() {
-    return Math.max(this.height - this.box.clientHeight, 0);
+    return Math.max(this.height - this.view, 0);
   }
 
   get realRoom() {
-    return Math.max(this.real - this.box.clientHeight, 0);
+    return Math.max(this.real - this.view, 0);
   }
 
-  resize(height) {
-    this.height = height;
+  // `view` is how much of the height is seen at once.
+  resize(height, view) {
+    Object.assign(this, { height, view });
     this.real = Math.min(height, MOST_PX);
     this.spacer.style.height = `${this.real}px`;
   }
@@ -41,7 +42,7 @@ export class ScrollRange {
     const now = this.box.scrollTop, step = now - this.last;
     if (!step) return;
     this.last = now;
-    const isShort = this.real === this.height, isFar = Math.abs(step) > 4 * this.box.clientHeight;
+    const isShort = this.real === this.height, isFar = Math.abs(step) > 4 * this.view;
     if (isShort) this.top = now;
     else if (isFar || now === 0 || now >= this.realRoom) this.top = (now / this.realRoom) * this.room;
     else this.top = Math.max(0, Math.min(this.top + step, this.room));
