@@ -193,14 +193,14 @@ def time_decoder(model: str, folder: Path) -> float:
 
 def report(result: dict[str, Any]) -> str:
     """The result as a page."""
-    facts = result["facts"]
+    facts, decoder_ms = result["facts"], [f"`{model}` {ms} ms" for model, ms in result["decoder_ms"].items()]
     heads = ["scrolling", "px/s", "frames/s (range)", "p95, ms", "longest, ms", "with the page's own update", "dropped"]
     heads += ["images in view there", *(f"{name}, ms" for name in THREADS.values())]
     return f"""# The page in a browser
 
 {facts["machine"]}, {facts["date"]}, commit {facts["commit"]}, Chromium {result["chromium"]},
 headless (no GPU: drawn by the CPU), {VIEW["width"]}x{VIEW["height"]}. `{facts["command"]}`:
-{result["records"]:,} records of `tsae`, nginx on loopback, {result["rounds"]} rounds of {result["seconds"]:g} s, median by frames.
+{result["records"]:,} records of `tsae`, nginx on loopback, the median by frames of {result["rounds"]} x {result["seconds"]:g} s.
 Goals: {GOALS["frames_per_s"]} frames/s, first useful paint within {GOALS["paint_s"]} s.
 
 First contentful paint after {spread(result["paints"], "paint_s")} s; the {result["paints"][0]["images"]} images in view decoded
@@ -212,10 +212,10 @@ after {spread(result["paints"], "images_s")} s.
 
 Frames are the trace's `DrawFrame` events of the page's compositor; "with the page's own update" and "dropped" are states of its
 `PipelineReporter` (other frames show what was there, scrolled). The last columns are what threads were busy in each sixtieth
-of a second, tracing included. "Images in view there" is by a look ten times a second in one more gesture: the rest is grey cells,
-whose images are still to be decoded.
+of a second, tracing included. "Images in view there" is by a look ten times a second in one more gesture: the rest is grey
+cells, whose images are still to be decoded.
 
-The decoder in JavaScript, in Node.js, an image: {", ".join(f"`{model}` {ms} ms" for model, ms in result["decoder_ms"].items())}.
+The decoder in JavaScript, in Node.js, an image: {", ".join(decoder_ms)}.
 """
 
 

@@ -12,6 +12,9 @@ T = TypeVar("T", bound=np.generic)
 LANES = 32
 """Numbers at once: the units of the hidden field of packaged models; what is not a multiple of it is filled up."""
 
+HEADS = 16
+"""Sums over the units of a field that are computed together: means and scales of 8 channels."""
+
 LINE_BYTES = 64
 """A cache line, and the widest vector of today's processors: vectors that lie across two lines are slow."""
 
@@ -94,7 +97,7 @@ class PriorArrays(NamedTuple):
     """What a walk needs of a prior, laid out for speed by `tsae.entropy.prior.Prior`, which describes and checks it.
 
     All arrays are flat. Units of the field are filled up to U, a multiple of LANES; weights of latents and of magnitudes
-    take turns, LANES of each.
+    take turns. Channels from number O on go by slices, each in groups of HEADS / 2, the last of which is filled up.
     """
 
     owns: int
@@ -106,11 +109,12 @@ class PriorArrays(NamedTuple):
     step: NDArray[np.int32]
     log_gain: NDArray[np.int32]
     field_start: NDArray[np.int32]  # [Q, CELLS, U], by quality and position
-    field_weight: NDArray[np.int16]  # [C, 9, U / LANES, 2, LANES], cells from the upper left on
-    own_weight: NDArray[np.int16]  # [O, 12, U / LANES, 2, LANES], later cells in their order
+    field_weight: NDArray[np.int16]  # [C, 9, U, 2], cells from the upper left on
+    own_weight: NDArray[np.int16]  # [O, 12, U, 2], later cells in their order
     mean_start: NDArray[np.int32]  # [C, 64]
     scale_start: NDArray[np.int32]  # [C, 64]
-    head: NDArray[np.int16]  # [C, 2, U], of mean and scale
+    head: NDArray[np.int16]  # [O, 2, U], of mean and scale
+    group_head: NDArray[np.int16]  # [groups, U / 2, HEADS, 2], the same of later channels: those of a mean and a scale take turns
     causal: NDArray[np.int32]  # [C, 2, CAUSAL_ROWS, CAUSAL_COLUMNS], of mean and scale
     magnitude: NDArray[np.int32]
     table_first: NDArray[np.int32]

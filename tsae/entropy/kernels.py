@@ -31,6 +31,7 @@ from tsae.entropy.arrays import (
     ESCAPE_BITS,
     FIELD_SHIFT,
     GRID,
+    HEADS,
     INTERVALS_A_SYMBOL,
     LANES,
     LATENT_LIMIT,
@@ -49,7 +50,7 @@ from tsae.entropy.arrays import (
     PriorArrays,
     room,
 )
-from tsae.entropy.vectors import add_eight, add_pairs, at, copy_lanes, dot, rectify
+from tsae.entropy.vectors import add_eight, add_pairs, at, copy_lanes, dot, rectify, weigh_pairs
 
 i32 = np.int32
 
@@ -78,6 +79,7 @@ class Workspace(NamedTuple):
     gathered: NDArray[np.int32]  # [CELLS, U], what earlier channels say
     field: NDArray[np.int32]  # [CELLS, U], and the channel itself
     activation: NDArray[np.int16]  # [64, U]
+    weighed: NDArray[np.int32]  # [groups of a slice, 64, HEADS], what earlier channels say by the heads
     means: NDArray[np.int32]  # [CELLS]
     scales: NDArray[np.int32]  # [CELLS]
     lows: NDArray[np.int32]  # starts of coded intervals, when encoding
@@ -86,11 +88,13 @@ class Workspace(NamedTuple):
     @classmethod
     def of(cls, prior: PriorArrays) -> Workspace:
         """Room for one image."""
+        groups = -(-2 * int(prior.slices.max()) // HEADS)
         intervals = prior.channels * GRID * GRID * INTERVALS_A_SYMBOL
         return cls(
             gathered=room(CELLS * prior.units, np.int32),
             field=room(CELLS * prior.units, np.int32),
             activation=room(GRID * GRID * prior.units, np.int16),
+            weighed=room(groups * GRID * GRID * HEADS, np.int32),
             means=room(CELLS, np.int32),
             scales=room(CELLS, np.int32),
             lows=room(intervals, np.int32),
@@ -112,10 +116,10 @@ def copy_field(source: NDArray[np.int32], start: int, target: NDArray[np.int32])
 
 
 @inlined
-def rectify_cell(work: Workspace, field: NDArray[np.int32], p: int, units: int) -> None:
-    """The rectified field of a position."""
+def rectify_cell(work: Workspace, p: int, units: int) -> None:
+    """Rectifies what earlier channels say about a position."""
     for h in range(0, units, LANES):
-        rectify(work.activation, p * units + h, field, cell_of(p) * units + h, FIELD_SHIFT, ACTIVATION_LIMIT)
+        rectify(work.activation, p * units + h, work.gathered, cell_of(p) * units + h, FIELD_SHIFT, ACTIVATION_LIMIT)
 
 
 @inlined
@@ -123,18 +127,33 @@ def weigh(work: Workspace, p: int, prior: PriorArrays, which: int) -> int:
     """What the rectified field of a position adds, by head number `which`: channel times 2, plus 1 for the scale."""
     total: int = i32(0)
     for h in range(0, prior.units, LANES):
-        total = i32(total + dot(work.activation, p * prior.units + h, prior.head, which * prior.units + h))
+        field = cell_of(p) * prior.units + h
+        total = i32(total + dot(work.field, field, prior.head, which * prior.units + h, FIELD_SHIFT, ACTIVATION_LIMIT))
     return total
 
 
 @inlined
-def predict_channel(prior: PriorArrays, work: Workspace, c: int) -> None:
-    """Means and scales of a channel's positions, but for what its own symbols say."""
+def weigh_slice(work: Workspace, prior: PriorArrays, first_group: int, groups: int) -> None:
+    """What the rectified fields say about the channels of a slice that add nothing to them, by `groups` of HEADS heads."""
+    for group in range(groups):
+        for p in range(GRID * GRID):
+            place = (group * GRID * GRID + p) * HEADS
+            for h in range(HEADS):
+                work.weighed[place + h] = 0
+            for h in range(0, prior.units, LANES):
+                weights = ((first_group + group) * prior.units + h) * HEADS
+                weigh_pairs(work.weighed, place, work.activation, p * prior.units + h, prior.group_head, weights)
+
+
+@inlined
+def predict_channel(prior: PriorArrays, work: Workspace, c: int, number: int) -> None:
+    """Means and scales of a channel's positions, but for what its own symbols say; it is so many into its slice."""
     for p in range(GRID * GRID):
         mean, scale = i32(at(prior.mean_start, c * GRID * GRID + p)), i32(at(prior.scale_start, c * GRID * GRID + p))
         if c >= prior.owns:
-            mean = i32(mean + weigh(work, p, prior, 2 * c))
-            scale = i32(scale + weigh(work, p, prior, 2 * c + 1))
+            place = (2 * number // HEADS * GRID * GRID + p) * HEADS + 2 * number % HEADS
+            mean = i32(mean + at(work.weighed, place))
+            scale = i32(scale + at(work.weighed, place + 1))
         work.means[cell_of(p)], work.scales[cell_of(p)] = mean, scale
 
 
@@ -143,7 +162,6 @@ def predict(prior: PriorArrays, work: Workspace, c: int, p: int) -> tuple[int, i
     """Mean and scale of a symbol, after all that were coded before it."""
     mean, scale = i32(at(work.means, cell_of(p))), i32(at(work.scales, cell_of(p)))
     if c < prior.owns:
-        rectify_cell(work, work.field, p, prior.units)
         mean = i32(mean + weigh(work, p, prior, 2 * c))
         scale = i32(scale + weigh(work, p, prior, 2 * c + 1))
     return mean, scale
@@ -316,13 +334,16 @@ def walk(
             code = (code << 8) | next_byte(streams, place, end)
             place += 1
     copy_field(prior.field_start, quality * len(work.gathered), work.gathered)
-    first = 0
+    first, first_group = 0, 0
     for size in prior.slices:
         if first < prior.owns:
             copy_field(work.gathered, 0, work.field)
         else:
             for p in range(GRID * GRID):
-                rectify_cell(work, work.gathered, p, prior.units)
+                rectify_cell(work, p, prior.units)
+            groups = (2 * size + HEADS - 1) // HEADS
+            weigh_slice(work, prior, first_group, groups)
+            first_group += groups
         for c in range(first, first + size):
             setting = quality * prior.channels + c
             if at(prior.active, setting) == 0:
@@ -330,7 +351,7 @@ def walk(
                     return CORRUPT
                 continue
             gain, log_gain = at(prior.gain, setting), at(prior.log_gain, setting)
-            predict_channel(prior, work, c)
+            predict_channel(prior, work, c, c - first)
             for p in range(GRID * GRID):
                 mean, scale = predict(prior, work, c, p)
                 table, nearest = choose_table(mean, gain, scale, log_gain, tables)

@@ -18,6 +18,7 @@ from tsae.entropy.arrays import (
     CELLS,
     FIELD_SHIFT,
     GRID,
+    HEADS,
     LANES,
     LATENT_LIMIT,
     MAGNITUDES,
@@ -160,6 +161,7 @@ class Prior:
         field_start = np.zeros((self.qualities, CELLS, self.mean_head.shape[1]), np.int32)
         field_start[:, ORIGIN + position // GRID * ROW + position % GRID] = self.field_start[:, None] + self.field_position
         field_start = _filled_up(field_start)
+        owns, heads = len(self.own_weight), _filled_up(np.stack([self.mean_head, self.scale_head], 1))
         flat: dict[str, NDArray[Any]] = {
             "slices": self.slices,
             "active": self.active,
@@ -171,7 +173,8 @@ class Prior:
             "own_weight": _paired(self.own_weight[:, ::-1]),
             "mean_start": self.mean_start,
             "scale_start": self.scale_start,
-            "head": _filled_up(np.stack([self.mean_head, self.scale_head], 1)),
+            "head": heads[:owns],
+            "group_head": _grouped(heads[owns:], self.slices[owns:]),
             "causal": np.stack([_turned(self.mean_causal), _turned(self.scale_causal)], 1),
             "magnitude": self.magnitude,
             "table_first": self.table_first,
@@ -181,7 +184,7 @@ class Prior:
         copies = {name: room(array.size, array.dtype.type) for name, array in flat.items()}
         for name, array in flat.items():
             copies[name][:] = array.ravel()
-        return PriorArrays(owns=len(self.own_weight), channels=self.channels, units=field_start.shape[-1], **copies)
+        return PriorArrays(owns=owns, channels=self.channels, units=field_start.shape[-1], **copies)
 
     def _check_shapes(self) -> None:
         sizes: dict[str, int] = {}
@@ -250,9 +253,18 @@ def _filled_up(array: NDArray[T]) -> NDArray[T]:
 
 
 def _paired(weight: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Weights `[..., 2, H]` as `[..., U / LANES, 2, LANES]`."""
-    filled = _filled_up(weight)
-    return np.swapaxes(filled.reshape(*filled.shape[:-1], filled.shape[-1] // LANES, LANES), -3, -2)
+    """Weights `[..., 2, H]` as `[..., U, 2]`."""
+    return np.swapaxes(_filled_up(weight), -2, -1)
+
+
+def _grouped(heads: NDArray[np.int16], slices: NDArray[np.int32]) -> NDArray[np.int16]:
+    """Heads `[C, 2, U]` of the channels of some slices as `[groups, U / 2, HEADS, 2]`; groups without a channel's heads are 0."""
+    parts = [np.empty((0, HEADS, heads.shape[2]), np.int16)]
+    for part in np.split(heads, np.cumsum(slices)[:-1]):
+        filled = np.pad(part.reshape(-1, part.shape[2]), [(0, -2 * len(part) % HEADS), (0, 0)])
+        parts.append(filled.reshape(-1, HEADS, part.shape[2]))
+    grouped = np.concatenate(parts)
+    return grouped.reshape(len(grouped), HEADS, -1, 2).transpose(0, 2, 1, 3)
 
 
 def _turned(causal: NDArray[np.int32]) -> NDArray[np.int32]:
