@@ -177,6 +177,6 @@ def to_patches(images: NDArray[np.uint8]) -> NDArray[np.int16]:
 
 def from_patches(patches: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Undoes `to_patches`, cut to 0..255: from `[N, 48, 8, 8]` to uint8 `[N, 32, 32, 3]`."""
-    pixels = np.clip(patches.transpose(0, 2, 3, 1) + 128, 0, 255).astype(np.uint8)
-    parts = pixels.reshape(len(patches), GRID, GRID, PATCH_SIDE_PX, PATCH_SIDE_PX, 3).transpose(0, 1, 3, 2, 4, 5)
-    return np.asarray(parts.reshape(len(patches), IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3))
+    pixels = patches + np.float32(128)
+    rows = np.clip(pixels, 0, 255, out=pixels).astype(np.uint8).reshape(-1, PATCH_SIDE_PX, PATCH_SIDE_PX, 3, GRID, GRID)
+    return np.asarray(rows.transpose(0, 4, 1, 5, 2, 3).reshape(len(patches), IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3))

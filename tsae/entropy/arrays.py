@@ -114,9 +114,12 @@ class PriorArrays(NamedTuple):
     mean_start: NDArray[np.int32]  # [C, 64]
     scale_start: NDArray[np.int32]  # [C, 64]
     head: NDArray[np.int16]  # [O, 2, U], of mean and scale
-    group_head: NDArray[np.int16]  # [groups, U / 2, HEADS, 2], the same of later channels: those of a mean and a scale take turns
+    group_head: NDArray[
+        np.int16
+    ]  # [groups, U / 2, HEADS, 2], the same of later channels: those of a mean and a scale take turns
     causal: NDArray[np.int32]  # [C, 2, CAUSAL_ROWS, CAUSAL_COLUMNS], of mean and scale
     magnitude: NDArray[np.int32]
     table_first: NDArray[np.int32]
     table_zero: NDArray[np.int32]  # where in `cumulative` the interval of no difference starts
+    table_middle: NDArray[np.uint16]  # [T, 2], start and end of that interval: what most symbols are, in few cache lines
     cumulative: NDArray[np.uint16]

@@ -111,8 +111,10 @@ class EntropyCoder:
             int16 `[N, C, 8, 8]`, within +-4095.
         """
         steps = self.prior.step[np.asarray(qualities, np.intp) - 1][:, :, None, None]
-        latents = (symbols * steps.astype(np.int32) + np.int32(STEP_UNITS // 2)) >> STEP_SHIFT  # below 2^30
-        clipped: NDArray[np.int16] = np.clip(latents, -LATENT_LIMIT, LATENT_LIMIT).astype(np.int16)
+        latents = symbols * steps.astype(np.int32, copy=False)  # below 2^30
+        latents += np.int32(STEP_UNITS // 2)
+        latents >>= STEP_SHIFT
+        clipped: NDArray[np.int16] = np.clip(latents, -LATENT_LIMIT, LATENT_LIMIT, out=latents).astype(np.int16)
         return clipped
 
     def quantize(self, y: NDArray[np.int32], quality: int) -> NDArray[np.int16]:

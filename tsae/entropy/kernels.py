@@ -246,12 +246,14 @@ def take_symbol(
     prior: PriorArrays, table: int, nearest: int, code: int, span: int, streams: NDArray[np.uint8], place: int, end: int
 ) -> tuple[int, int, int, int]:
     """Decodes a symbol; returns it, code, range and place."""
-    zero = at(prior.table_zero, table)
     unit = span >> PROBABILITY_BITS
     if code >= unit << PROBABILITY_BITS:
         return OUTSIDE, code, span, place
-    found = zero
-    low, high = at(prior.cumulative, found), at(prior.cumulative, found + 1)
+    low, high = at(prior.table_middle, 2 * table), at(prior.table_middle, 2 * table + 1)
+    if low * unit <= code < high * unit:
+        code, span, place = narrow(code, unit, low, high, streams, place, end)
+        return nearest, code, span, place
+    found = zero = at(prior.table_zero, table)
     while high * unit <= code:
         found += 1
         low, high = high, at(prior.cumulative, found + 1)

@@ -162,6 +162,7 @@ class Prior:
         field_start[:, ORIGIN + position // GRID * ROW + position % GRID] = self.field_start[:, None] + self.field_position
         field_start = _filled_up(field_start)
         owns, heads = len(self.own_weight), _filled_up(np.stack([self.mean_head, self.scale_head], 1))
+        zero = self.table_first[:-1] - self.table_least
         flat: dict[str, NDArray[Any]] = {
             "slices": self.slices,
             "active": self.active,
@@ -178,7 +179,8 @@ class Prior:
             "causal": np.stack([_turned(self.mean_causal), _turned(self.scale_causal)], 1),
             "magnitude": self.magnitude,
             "table_first": self.table_first,
-            "table_zero": self.table_first[:-1] - self.table_least,
+            "table_zero": zero,
+            "table_middle": np.stack([self.cumulative[zero], self.cumulative[zero + 1]], 1),
             "cumulative": self.cumulative,
         }
         copies = {name: room(array.size, array.dtype.type) for name, array in flat.items()}
@@ -258,13 +260,13 @@ def _paired(weight: NDArray[np.int16]) -> NDArray[np.int16]:
 
 
 def _grouped(heads: NDArray[np.int16], slices: NDArray[np.int32]) -> NDArray[np.int16]:
-    """Heads `[C, 2, U]` of the channels of some slices as `[groups, U / 2, HEADS, 2]`; groups without a channel's heads are 0."""
+    """Heads `[C, 2, U]` of the channels of some slices as `[groups, U / 2, HEADS, 2]`, filled up with heads of 0."""
     parts = [np.empty((0, HEADS, heads.shape[2]), np.int16)]
     for part in np.split(heads, np.cumsum(slices)[:-1]):
         filled = np.pad(part.reshape(-1, part.shape[2]), [(0, -2 * len(part) % HEADS), (0, 0)])
         parts.append(filled.reshape(-1, HEADS, part.shape[2]))
     grouped = np.concatenate(parts)
-    return grouped.reshape(len(grouped), HEADS, -1, 2).transpose(0, 2, 1, 3)
+    return np.asarray(grouped.reshape(len(grouped), HEADS, -1, 2).transpose(0, 2, 1, 3))
 
 
 def _turned(causal: NDArray[np.int32]) -> NDArray[np.int32]:

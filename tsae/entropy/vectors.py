@@ -142,9 +142,9 @@ def add_pairs(typing: Any, out: Any, i: Any, weight: Any, j: Any, one: Any, two:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def weigh_pairs(typing: Any, out: Any, i: Any, values: Any, j: Any, weight: Any, n: Any) -> tuple[Any, Lowering]:
-    """`out[i + h] += sum(values[j + k] * weight[n + 2 * HEADS * (k // 2) + 2 * h + k % 2] for k in range(LANES))`, h below HEADS.
+    """`out[i + h] += sum(values[j + k] * weight[n + 2 * HEADS * (k // 2) + 2 * h + k % 2] for k in range(LANES))`.
 
-    Flat arrays, int32, int16 and int16; several sums at once, as adding up within a vector is slow.
+    For h below HEADS; flat arrays, int32, int16 and int16. All sums at once, as adding up within a vector is slow.
     """
 
     def lower(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -156,7 +156,9 @@ def weigh_pairs(typing: Any, out: Any, i: Any, values: Any, j: Any, weight: Any,
             number = builder.load(builder.gep(pairs, [INT32(pair)]), align=2)
             factors = builder.bitcast(_splat(builder, number, HEADS), ir.VectorType(INT16, 2 * HEADS))
             place = builder.add(first, first.type(2 * HEADS * pair))
-            total = builder.add(total, _sum_pairs(builder, _load_pairs(context, builder, weight, weights, place, HEADS), factors))
+            total = builder.add(
+                total, _sum_pairs(builder, _load_pairs(context, builder, weight, weights, place, HEADS), factors)
+            )
         _store(context, builder, out, to, at, total)
         return context.get_dummy_value()
 
