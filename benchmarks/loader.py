@@ -4,15 +4,19 @@
 
 NATIVE is a folder of PNG files at their own sizes. From it are made, in DIR: the same images as PNG files of 32x32 pixels, and
 an archive of each model. Then each loader goes through all images in batches of 256, shuffled, and the loop only counts them.
-The first epoch warms up, and is not counted; of `rounds` more, which go round all loaders of a number of workers so that other
-work on the machine meets them alike, the median counts. Workers are persistent, one thread for torch in each process, files in
-the page cache. `preload` is decoded before, in the time that is told beside it.
+
+Of ours there are two of each kind: as it is by default, which keeps what it has decoded, so that epochs after the first cost
+copies alone; and with `cache_bytes=0`, which decodes in each epoch. The first epoch, in which workers start, codecs are
+loaded and all is decoded, is told by itself. Of `rounds` more, which go round all loaders of a number of workers so that other
+work on the machine meets them alike, the median counts. Workers are persistent, one thread for torch in each process, files
+in the page cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import statistics
 import tempfile
@@ -40,6 +44,8 @@ GOALS = {"latents": 5, "pixels": 2}
 
 PNG = "PNG, native"
 
+KINDS = ("latents", "floats", "pixels")
+
 
 class PngFiles(Dataset[tuple[torch.Tensor, int]]):
     """What a training script has without us: a file an image, Pillow, torch's own collate."""
@@ -52,6 +58,14 @@ class PngFiles(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return torch.from_numpy(self.load(self.paths[index])).permute(2, 0, 1), index % 43
+
+
+class PngFloats(PngFiles):
+    """The steps of torchvision's `ImageFolder`, `Resize` and `ToTensor`, which most scripts have: numbers from 0 to 1."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        values, label = super().__getitem__(index)
+        return values.contiguous().to(torch.float32).div(255), label
 
 
 def by_pillow(path: Path) -> np.ndarray:
@@ -70,11 +84,10 @@ def already_small(path: Path) -> np.ndarray:
 
 
 class Entry(NamedTuple):
-    """A loader under test, what it gives, and the seconds that went before the first epoch."""
+    """A loader under test."""
 
     name: str
     loader: Iterable[Any]
-    prepared_s: float
 
 
 def write_small(native: Path, small: Path) -> None:
@@ -88,20 +101,16 @@ def write_small(native: Path, small: Path) -> None:
 def entries(native: Path, small: Path, archives: dict[str, str], workers: int) -> Iterable[Entry]:
     """All loaders, with so many workers."""
     options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
-    for name, root, load in (
-        (PNG, native, by_pillow),
-        (f"{PNG}, our PNG reader", native, by_tsae),
-        ("PNG, 32x32", small, already_small),
+    for name, files in (
+        (PNG, PngFiles(native, by_pillow)),
+        (f"{PNG}, as floats", PngFloats(native, by_pillow)),
+        (f"{PNG}, our PNG reader", PngFiles(native, by_tsae)),
+        ("PNG, 32x32", PngFiles(small, already_small)),
     ):
-        yield Entry(name, DataLoader(PngFiles(root, load), BATCH, shuffle=True, **options), 0)
-    for model, kind, preload in [
-        *((model, kind, False) for model in MODELS for kind in ("latents", "floats", "pixels")),
-        *((model, kind, True) for model in MODELS for kind in ("latents", "pixels")),
-    ]:
-        started_s = time.perf_counter()
-        data = LatentDataset(archives[model], kind, preload=preload)  # type: ignore[arg-type]
-        prepared_s = time.perf_counter() - started_s if preload else 0
-        yield Entry(f"{model}, {kind}{', preloaded' if preload else ''}", LatentLoader(data, BATCH, **options), prepared_s)
+        yield Entry(name, DataLoader(files, BATCH, shuffle=True, **options))
+    for model, kind, more in itertools.product(MODELS, KINDS, ({}, {"cache_bytes": 0})):
+        data = LatentDataset(archives[model], kind, **more)  # type: ignore[arg-type]
+        yield Entry(f"{model}, {kind}{', decoded each time' if more else ''}", LatentLoader(data, BATCH, **options))
 
 
 def epoch_s(loader: Iterable[Any], images: int) -> float:
@@ -114,12 +123,11 @@ def epoch_s(loader: Iterable[Any], images: int) -> float:
 def measure(found: Iterable[Entry], images: int, workers: int, rounds: int) -> list[dict[str, Any]]:
     """A row for each loader."""
     listed = list(found)
+    first_s = {entry.name: epoch_s(entry.loader, images) for entry in listed}
     taken_s: dict[str, list[float]] = {entry.name: [] for entry in listed}
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for entry in listed:
-            seconds = epoch_s(entry.loader, images)
-            if number:
-                taken_s[entry.name].append(seconds)
+            taken_s[entry.name].append(epoch_s(entry.loader, images))
     rates = {name: images / statistics.median(seconds) for name, seconds in taken_s.items()}
     return [
         {
@@ -129,7 +137,7 @@ def measure(found: Iterable[Entry], images: int, workers: int, rounds: int) -> l
             "slowest_per_s": round(images / max(taken_s[entry.name])),
             "fastest_per_s": round(images / min(taken_s[entry.name])),
             "times_png": round(rates[entry.name] / rates[PNG], 2),
-            "preload_s": round(entry.prepared_s, 2),
+            "first_epoch_s": round(first_s[entry.name], 2),
         }
         for entry in listed
     ]
@@ -139,13 +147,13 @@ def report(result: dict[str, Any]) -> str:
     """The result as a page."""
     facts = result["facts"]
     workers = sorted({row["workers"] for row in result["rows"]})
-    head = ["loader", *(f"{count} workers" for count in workers), "preloading"]
+    head = ["loader", *(f"{count} workers" for count in workers), "first epoch, s"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     by_place = {(row["loader"], row["workers"]): row for row in result["rows"]}
     for name in dict.fromkeys(row["loader"] for row in result["rows"]):
         rows = [by_place[name, count] for count in workers]
         cells = [f"{row['images_per_s']:,} ({row['times_png']:.1f} x)" for row in rows]
-        lines.append("| " + " | ".join([name, *cells, f"{rows[0]['preload_s']} s" if rows[0]["preload_s"] else ""]) + " |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(str(row['first_epoch_s']) for row in rows)} |")
     packages = facts["packages"]
     machine = (
         f"{facts['machine']}, Python {facts['python']}, torch {packages['torch']}, {facts['date']}, commit {facts['commit']}"
@@ -161,10 +169,12 @@ Images a second, and how many times as many as "{PNG}" at the same number of wor
 
 {chr(10).join(lines)}
 
-"{PNG}" is Pillow and torch's own collate, files at their own sizes scaled to 32x32; "our PNG reader" is the one of
-`tsae compress` in Pillow's place; "PNG, 32x32" needs no scaling. Latents of `tsae` have to be entropy-decoded, and are 4 kB
-an image; pixels go through the network as well. With `preload=True` all is decoded once, before, and an epoch costs copies
-alone.
+"{PNG}" is Pillow and torch's own collate, files at their own sizes scaled to 32x32, bytes; "as floats" are the steps of
+torchvision's `ImageFolder`, `Resize` and `ToTensor`; "our PNG reader" is the one of `tsae compress` in Pillow's place; "PNG,
+32x32" needs no scaling. Ours keep what they have decoded (at most 512 MiB, by default), so what is counted here are copies;
+"decoded each time" keeps nothing, which is how fast the first epoch is once workers and codecs have started. Latents of `tsae`
+are entropy-decoded, to 4 kB an image; pixels go through the network as well. The first epoch's seconds, by number of workers,
+include the start of workers and, of ours, loading codecs.
 """
 
 

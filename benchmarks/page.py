@@ -200,7 +200,7 @@ def report(result: dict[str, Any]) -> str:
 
 {facts["machine"]}, {facts["date"]}, commit {facts["commit"]}, Chromium {result["chromium"]},
 headless (no GPU: drawn by the CPU), {VIEW["width"]}x{VIEW["height"]}. `{facts["command"]}`:
-{result["records"]:,} records of `tsae`, nginx on loopback, the median by frames of {result["rounds"]} x {result["seconds"]:g} s.
+{result["records"]:,} records of `tsae`, nginx on loopback, median by frames of {result["rounds"]} x {result["seconds"]:g} s.
 Goals: {GOALS["frames_per_s"]} frames/s, first useful paint within {GOALS["paint_s"]} s.
 
 First contentful paint after {spread(result["paints"], "paint_s")} s; the {result["paints"][0]["images"]} images in view decoded
