@@ -17,6 +17,7 @@ import pytest
 import tsae
 from tests.tsae.web.file_server import served
 from tests.tsae.web.many import write_many
+from tsae.cli import main
 from tsae.web import export_web
 
 pytestmark = pytest.mark.browser
@@ -208,6 +209,52 @@ def test_search_filter_and_sort(many: str, many_archive: Path, open_page: Any) -
     page.wait_for_function("document.getElementById('sort').value === ''")
     page.click("#reset")
     count_of(page, "100,000 images")
+
+
+def test_filter_by_quality_and_psnr(many: str, many_archive: Path, open_page: Any) -> None:
+    with tsae.open_archive(str(many_archive)) as archive:
+        table = archive.to_table().select(["key", "coding", "lossless", "psnr_db"]).to_pydict()
+    rows = list(zip(table["key"], table["coding"], table["lossless"], table["psnr_db"], strict=True))
+    page = open_page(many)
+    page.select_option("#quality", "7")
+    expected = [key for key, coding, lossless, _ in rows if coding == 8 and lossless is None]
+    count_of(page, f"{len(expected):,} of 100,000 images")
+    page.wait_for_function(READY)
+    assert keys_in_order(page)[:20] == expected[:20]
+    page.select_option("#quality", "lossless")
+    count_of(page, f"{sum(lossless is not None for _, _, lossless, _ in rows):,} of 100,000 images")
+    page.select_option("#quality", "")
+    page.fill("#min", "30")
+    page.fill("#max", "34.5")
+    count_of(page, f"{sum(30 <= psnr_db < 34.5 for *_, psnr_db in rows):,} of 100,000 images")
+
+
+def test_sorted_by_key(signs_dir: Path, tmp_path: Path, open_page: Any) -> None:
+    """Also where later commits added keys between the others."""
+    for step, key in (
+        ("first", "{}/b\u00e4.png"),
+        ("second", "{}/a.png"),
+        ("third", "{}/\U0001f6d1.png"),
+        ("fourth", "{}/\uff21.png"),
+    ):
+        for number, image in enumerate(sorted(signs_dir.rglob("*.png"))[:8]):
+            path = tmp_path / "in" / key.format(f"{step[0]}{number}" if step == "first" else f"g{number}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image.read_bytes())
+        assert main(["compress", str(tmp_path / "in"), str(tmp_path / "archive"), "--model=seed-8x8x8"]) == 0
+    export_web(str(tmp_path / "archive"), str(tmp_path / "web"))
+    with tsae.open_archive(str(tmp_path / "archive")) as archive:
+        keys = list(archive)
+    assert keys != sorted(keys)
+    with served(tmp_path / "web") as (url, _):
+        for sort, expected in (("key", sorted(keys)), ("-key", sorted(keys, reverse=True))):
+            page = open_page(f"{url}?sort={sort}")
+            count_of(page, "32 images")
+            page.wait_for_function(f"document.querySelector('[data-index=\"0\"]').title === {json.dumps(expected[0])}")
+            assert keys_in_order(page) == expected
+        page = open_page(f"{url}?sort=key&q=*/a.png", READY.replace("12", "8"))
+        count_of(page, "8 of 32 images")
+        assert keys_in_order(page) == [key for key in sorted(keys) if key.endswith("/a.png")]
 
 
 def test_one_image_has_an_address(small: str, archive_dir: Path, open_page: Any) -> None:

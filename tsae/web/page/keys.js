@@ -15,6 +15,7 @@ export class Keys {
     this.catalogue = catalogue;
     this.texts = new Map(); // block: promise of all keys, joined by zeros
     this.lists = new Map(); // block: keys
+    this.ordered = null; // promise of `order`
   }
 
   text(block) {
@@ -65,14 +66,37 @@ export class Keys {
 
   // Marks in `mask`, by position, the images whose keys match; `tell` is called as blocks come, until `signal` ends it.
   async search(query, mask, tell, signal) {
-    const matches = matcher(query), runs = this.catalogue.runs("keys");
+    const matches = matcher(query), { starts } = this.catalogue;
+    await this.visitAll((block, text) => matches(text, (row) => (mask[starts[block] + row] = 1)), tell, signal);
+  }
+
+  // All positions in the order of their keys, Uint32Array; read once.
+  order() {
+    this.ordered ??= this.sort().catch((error) => {
+      this.ordered = null;
+      throw error;
+    });
+    return this.ordered;
+  }
+
+  async sort() {
+    const all = new Array(this.catalogue.length), { starts } = this.catalogue;
+    await this.visitAll((block, text) => text.split("\0").forEach((key, row) => (all[starts[block] + row] = key)));
+    const isSimple = !all.some((key) => /[\ud800-\udfff]/.test(key)); // then units are code points, which is quick
+    const compare = isSimple ? (a, b) => (all[a] < all[b] ? -1 : 1) : (a, b) => compareKeys(all[a], all[b]);
+    return Uint32Array.from(Array.from(all.keys()).sort(compare));
+  }
+
+  // Calls `visit` with the keys of each block, several at once, in any order.
+  async visitAll(visit, tell = () => {}, signal = null) {
+    const runs = this.catalogue.runs("keys");
     const next = async () => {
-      for (let run = runs.shift(); run && !signal.aborted; run = runs.shift()) {
+      for (let run = runs.shift(); run && !signal?.aborted; run = runs.shift()) {
         await this.loadRun(run);
         for (const block of run.blocks) {
           const text = await this.text(block);
-          if (signal.aborted) return;
-          matches(text, (row) => (mask[this.catalogue.starts[block] + row] = 1));
+          if (signal?.aborted) return;
+          visit(block, text);
         }
         tell();
       }

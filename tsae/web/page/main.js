@@ -8,7 +8,7 @@ import { Grid } from "./grid.js";
 import { Keys } from "./keys.js";
 import { Pictures } from "./pictures.js";
 import { setToken, UnauthorizedError } from "./ranges.js";
-import { isPlain, needsFacts, select } from "./selection.js";
+import { isPlain, needsFacts, select, sortsByKey } from "./selection.js";
 import { Statistics } from "./statistics.js";
 
 const TELL_MS = 200;
@@ -22,6 +22,7 @@ class App {
     this.positions = null; // null: all, in the archive's order
     this.mask = null;
     this.search = null;
+    this.byKey = null; // all positions in the order of their keys, once that was asked for
     this.seen = null; // how much of the index was known when the views were last told
     this.address = new Address((state, before) => this.change(state, before));
     this.pictures = new Pictures(catalogue, tokens.get(), (position) => this.painted(position), (message) => tellProblem(message));
@@ -60,6 +61,7 @@ class App {
     $("stats").hidden = !isStats;
     const isOther = ["q", "label", "quality", "min", "max", "sort"].some((name) => state[name] !== before[name]);
     if (state.q !== before.q) this.find(state.q);
+    if (sortsByKey(state) && !this.byKey) this.sortByKey();
     if (isOther || !this.grid.source) this.reselect(at ?? 0);
     else if (at !== null && !isStats) this.grid.moveFocus(at, false);
     this.showStatistics();
@@ -67,7 +69,7 @@ class App {
   }
 
   reselect(at = 0) {
-    this.positions = select(this.catalogue, this.address.state, this.mask);
+    this.positions = select(this.catalogue, this.address.state, this.mask, this.byKey);
     this.grid.show({
       length: this.length,
       position: (index) => this.position(index),
@@ -106,6 +108,11 @@ class App {
     this.showStatistics();
   }
 
+  async sortByKey() {
+    this.byKey = await this.keys.order().catch((error) => (tellProblem(error.message), null));
+    if (this.byKey && sortsByKey(this.address.state)) this.reselect(this.grid.top);
+  }
+
   // The grid needs these: their facts and keys first, then their pixels.
   want(positions) {
     const blocks = new Set(positions.map((position) => this.catalogue.blockOf(position)));
@@ -128,7 +135,8 @@ class App {
   }
 
   tell() {
-    const isReady = this.catalogue.loaded === this.catalogue.length || !needsFacts(this.address.state), { state } = this.address;
+    const { state } = this.address, isSorted = this.byKey || !sortsByKey(state);
+    const isReady = isSorted && (this.catalogue.loaded === this.catalogue.length || !needsFacts(state));
     const some = this.length === this.catalogue.length || isPlain(state) ? plural(this.length, "image") : `${count(this.length)} of ${plural(this.catalogue.length, "image")}`;
     const text = isReady && !this.search ? some : `${some} so far; reading the index…`;
     if ($("count").textContent !== text) $("count").textContent = text;

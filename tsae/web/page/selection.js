@@ -5,16 +5,24 @@ import { NO_PSNR } from "./catalogue.js";
 export const LOSSLESS = "lossless", NO_LABEL = "\u0000none";
 
 export const SORTS = {
-  "": "archive order", psnr: "PSNR, worst first", "-psnr": "PSNR, best first", "-bytes": "most bytes first", bytes: "fewest bytes first",
+  "": "archive order", key: "key, A to Z", "-key": "key, Z to A", psnr: "PSNR, worst first", "-psnr": "PSNR, best first",
+  "-bytes": "most bytes first", bytes: "fewest bytes first",
 };
 
-export const needsFacts = ({ label, quality, min, max, sort }) => Boolean(label || quality || min || max || sort);
+export const sortsByKey = ({ sort }) => sort.endsWith("key");
+export const needsFacts = (state) => Boolean(state.label || state.quality || state.min || state.max || (state.sort && !sortsByKey(state)));
 export const isPlain = (state) => !needsFacts(state) && !state.q;
 
-// Positions of the images that a state shows, Uint32Array; null for all of them in the archive's order.
-export function select(catalogue, state, mask) {
-  if (isPlain(state)) return null;
-  const passes = filter(catalogue, state), found = [];
+// Positions of the images that a state shows, Uint32Array; null for all of them in the archive's order. `mask` marks those that
+// were searched for, `byKey` has all positions in the order of keys; null where they are not asked for, or not known yet.
+export function select(catalogue, state, mask, byKey) {
+  if (isPlain(state) && !state.sort) return null;
+  const passes = filter(catalogue, state), isKnown = (p) => !needsFacts(state) || catalogue.hasFacts(p);
+  if (byKey && sortsByKey(state)) {
+    const found = byKey.filter((p) => (!mask || mask[p]) && isKnown(p) && passes(p));
+    return state.sort.startsWith("-") ? found.reverse() : found;
+  }
+  const found = [];
   catalogue.blocks.forEach((block, number) => {
     if (needsFacts(state) && block.state !== "there") return;
     for (let p = catalogue.starts[number]; p < catalogue.starts[number + 1]; p++) if ((!mask || mask[p]) && passes(p)) found.push(p);
@@ -39,7 +47,7 @@ function filter(catalogue, { label, quality, min, max }) {
 
 // Sorted by a column, equal ones by position: value and place share one number, which typed arrays sort quickly.
 function order(catalogue, positions, sort) {
-  if (!sort) return positions;
+  if (!sort || sortsByKey({ sort })) return positions;
   const isDown = sort.startsWith("-"), byPsnr = sort.endsWith("psnr"), room = 2 ** 32;
   const value = (p) => {
     const x = byPsnr ? catalogue.psnr[p] : catalogue.bytes(p);
