@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tsae.errors import InputError
+
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - not for files of ours: what is there is asked only
 """Where Linux keeps memory that processes share; who writes more than it holds is killed."""
 
@@ -34,10 +36,20 @@ class SharedCache:
             shape: Of one image's values.
             dtype: Of them.
             room_bytes: Most bytes of values, and at most half of the memory that can be shared; None for all images.
+
+        Raises:
+            InputError: if all images are more than can be shared.
         """
         self._arguments = (images, tuple(shape), dtype, room_bytes)
-        item_bytes = max(1, math.prod(shape) * dtype.itemsize)
-        places = images if room_bytes is None else min(images, min(room_bytes, _free_bytes() // 2) // item_bytes)
+        item_bytes, free_bytes = max(1, math.prod(shape) * dtype.itemsize), _free_bytes()
+        if room_bytes is None and images * item_bytes > free_bytes:
+            needed = (
+                f"{images} images take {images * item_bytes / 1e6:.0f} MB, of shared memory {free_bytes / 1e6:.0f} MB are free"
+            )
+            raise InputError(
+                f"{needed}; enlarge {SHARED_MEMORY}, or leave preload out, which keeps as many as there is room for"
+            )
+        places = images if room_bytes is None else min(images, min(room_bytes, free_bytes // 2) // item_bytes)
         self._values = _shared((places, *shape), dtype)
         self._is_there = _shared((images,), torch.uint8).zero_()
 

@@ -102,7 +102,7 @@ class LatentDataset(Dataset[Item]):
             preload: Decode all images now, however many bytes that takes.
 
         Raises:
-            InputError: if there is no such kind, or a label is none of `classes`.
+            InputError: if there is no such kind, a label is none of `classes`, or memory is too small for `preload`.
             TsaeError: if the archive cannot be read.
         """
         if kind not in KINDS:

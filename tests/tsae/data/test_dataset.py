@@ -214,6 +214,8 @@ def test_the_cache_leaves_half_of_what_can_be_shared(archives: dict[str, str], m
     data = LatentDataset(archives["tsae"])
     data.__getitems__(range(40))
     assert data._cache.has(np.arange(40)).sum() == 10
+    with pytest.raises(InputError, match="40 images take 0 MB.*leave preload out"):
+        LatentDataset(archives["tsae"], preload=True)
 
 
 def test_a_pickle_has_no_decoded_images(archives: dict[str, str]) -> None:
