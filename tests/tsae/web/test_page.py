@@ -307,6 +307,17 @@ def test_keyboard_alone(small: str, open_page: Any) -> None:
     assert "open=" not in page.url
 
 
+def test_the_keyboard_comes_to_what_is_in_view(many: str, open_page: Any) -> None:
+    page = open_page(many)
+    page.evaluate("document.querySelector('.grid').scrollTop = 90000")
+    page.wait_for_function("document.querySelector('[data-index=\"0\"]') === null")
+    page.focus("#theme")
+    page.keyboard.press("Tab")
+    place = page.evaluate("document.activeElement.getBoundingClientRect().top")
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "gridcell"
+    assert 0 < place < 800
+
+
 def test_statistics(many: str, open_page: Any) -> None:
     page = open_page(f"{many}?view=stats", "document.querySelectorAll('.worst li').length === 24")
     page.wait_for_function("document.getElementById('stats').getAttribute('aria-busy') === 'false'")
@@ -319,19 +330,40 @@ def test_statistics(many: str, open_page: Any) -> None:
     assert "max=" in page.url
 
 
-def test_statistics_stay_as_they_were_left(many: str, open_page: Any) -> None:
-    """A table opened while the index comes stays open and focused, and what has not changed is not drawn again."""
-    held: list[Any] = []
+def hold_facts(held: list[Any]) -> dict[str, Any]:
+    """Routes that let the first block of facts come, and nothing more until it is let go."""
 
     def hold(route: Any) -> None:
-        """Lets the first block of facts come, and nothing more."""
         start, end = route.request.headers["range"].removeprefix("bytes=").split("-")
         if start == "0" and int(end) < 50_000:
             route.continue_()
         else:
             held.append(route)
 
-    page = open_page(many, routes={"**/facts/*": hold})
+    return {"**/facts/*": hold}
+
+
+def test_the_grid_keeps_the_focus_while_the_index_comes(many: str, open_page: Any) -> None:
+    held: list[Any] = []
+    page = open_page(many, routes=hold_facts(held))
+    page.select_option("#sort", "psnr")
+    count_of(page, "4,096 of 100,000 images so far; reading the index…")
+    page.wait_for_function(READY)
+    page.locator("[data-index='0']").focus()
+    focused = "document.activeElement.title"
+    key = page.evaluate(focused)
+    for route in held:
+        route.continue_()
+    count_of(page, "100,000 images")
+    assert page.evaluate(f"{focused} === {json.dumps(key)} || document.activeElement.matches('[role=grid]')")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.activeElement.matches('[role=gridcell]')")
+
+
+def test_statistics_stay_as_they_were_left(many: str, open_page: Any) -> None:
+    """A table opened while the index comes stays open and focused, and what has not changed is not drawn again."""
+    held: list[Any] = []
+    page = open_page(many, routes=hold_facts(held))
     page.click("#to-stats")
     page.wait_for_function("document.querySelectorAll('.worst li').length === 24")
     assert page.locator(".tile b").first.inner_text() == "4,096"

@@ -10,7 +10,7 @@ export class Grid {
   constructor(host, { open, want, moved }) {
     Object.assign(this, { open, want, moved, source: null, height: 0, focus: 0, size: "m", rows: new Map(), spare: [], frame: 0 });
     this.sheet = element("div", { class: "sheet", role: "presentation" });
-    this.box = element("div", { class: "grid", role: "grid", "aria-label": "Images" }, this.sheet);
+    this.box = element("div", { class: "grid", role: "grid", "aria-label": "Images", tabindex: -1 }, this.sheet);
     host.append(this.box);
     this.scroll = new ScrollRange(this.box, this.sheet, () => this.draw());
     this.box.addEventListener("keydown", (event) => this.press(event));
@@ -18,12 +18,17 @@ export class Grid {
     new ResizeObserver(() => this.measure()).observe(this.box);
   }
 
-  // Shows other images; `index` is the one to start at.
-  show(source, index = 0) {
+  // Shows other images; `index` is the one to start at, `focus` the one that the keyboard is at.
+  show(source, index = 0, focus = index) {
+    const hadFocus = this.box.contains(document.activeElement);
+    if (hadFocus) this.box.focus({ preventScroll: true }); // while its cells are made anew
     this.source = source;
-    this.focus = Math.max(0, Math.min(index, source.length - 1));
+    this.focus = Math.max(0, Math.min(focus, source.length - 1));
     this.forget();
     this.measure(index);
+    if (!hadFocus) return;
+    this.drawNow();
+    this.cellAt(this.focus)?.focus({ preventScroll: true });
   }
 
   resize(size) {
@@ -79,8 +84,16 @@ export class Grid {
       }
     for (let number = first; number < last; number++) this.place(number);
     for (const row of this.spare.splice(0)) row.remove();
+    this.follow();
     this.ask();
     this.moved(this.top);
+  }
+
+  // Who comes to the grid by the keyboard comes to what is in view; who is in it stays where they are.
+  follow() {
+    if (this.cellAt(this.focus) || this.box.contains(document.activeElement)) return;
+    this.focus = Math.max(0, Math.min(this.top, this.source.length - 1));
+    this.cellAt(this.focus)?.setAttribute("tabindex", 0);
   }
 
   ask() {

@@ -68,15 +68,21 @@ class App {
     if (state.open !== before.open) this.showOpen(state.open);
   }
 
-  reselect(at = 0) {
+  // More is known of what the state shows: the grid stays where it is, and the keyboard at its image.
+  refine() {
+    this.reselect(this.grid.top, this.position(this.grid.focus));
+  }
+
+  reselect(at = 0, focused = null) {
     this.positions = select(this.catalogue, this.address.state, this.mask, this.byKey);
+    const found = focused === null ? -1 : this.positions ? this.positions.indexOf(focused) : focused;
     this.grid.show({
       length: this.length,
       position: (index) => this.position(index),
       key: (position) => this.keys.get(position),
       facts: (position) => this.facts(position),
       picture: (position) => this.pictures.get(position),
-    }, at);
+    }, at, found < 0 ? at : found);
     this.tell();
   }
 
@@ -91,7 +97,7 @@ class App {
     if (this.seen === this.catalogue.loaded) return;
     this.seen = this.catalogue.loaded;
     fillLabels(this.catalogue, this.address.state);
-    if (needsFacts(this.address.state)) this.reselect(this.grid.top);
+    if (needsFacts(this.address.state)) this.refine();
     this.showStatistics();
     this.tell();
   }
@@ -100,17 +106,17 @@ class App {
     this.search?.abort();
     this.mask = query ? new Uint8Array(this.catalogue.length) : null;
     if (!query) return;
-    const search = (this.search = new AbortController()), tell = throttled(() => this.reselect(this.grid.top), 2 * TELL_MS);
+    const search = (this.search = new AbortController()), tell = throttled(() => this.refine(), 2 * TELL_MS);
     await this.keys.search(query, this.mask, () => search.signal.aborted || tell(), search.signal).catch((error) => tellProblem(error.message));
     if (search.signal.aborted) return;
     this.search = null;
-    this.reselect(this.grid.top);
+    this.refine();
     this.showStatistics();
   }
 
   async sortByKey() {
     this.byKey = await this.keys.order().catch((error) => (tellProblem(error.message), null));
-    if (this.byKey && sortsByKey(this.address.state)) this.reselect(this.grid.top);
+    if (this.byKey && sortsByKey(this.address.state)) this.refine();
   }
 
   // The grid needs these: their facts and keys first, then their pixels.
