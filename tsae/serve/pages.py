@@ -73,15 +73,19 @@ class Pages:
         return start, max(start, end)
 
     def _found(self, selection: Selection, rows: NDArray[Any]) -> NDArray[np.bool_] | None:
-        """Which of the rows a selection finds; None if all of them."""
-        is_sorted = selection.sort == "key"
-        conditions = [each for each in selection.conditions if not (is_sorted and each.comparison == "starts with")]
+        """Which of the rows a selection finds; None if all of them. Where keys start is looked up in their order."""
+        conditions = [each for each in selection.conditions if each.comparison != "starts with"]
         table = self._table.select(sorted({each.column for each in conditions}))
-        is_part = len(rows) < len(table)
+        is_part = len(rows) < len(self._index)
         found = mask(table.take(rows) if is_part else table, conditions)
-        if found is None:
+        masks = [] if found is None else [np.asarray(found.to_numpy(zero_copy_only=False))]
+        if selection.starts and selection.sort != "key":
+            starts_so = np.zeros(len(self._index), np.bool_)
+            starts_so[self._index.rows_between(*self._range(selection))] = True
+            masks.append(starts_so)
+        if not masks:
             return None
-        array = np.asarray(found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy())
+        array: NDArray[np.bool_] = np.logical_and.reduce(masks)
         return array if is_part else array[rows]
 
     @functools.cached_property
