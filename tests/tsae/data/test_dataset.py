@@ -185,8 +185,7 @@ def test_row_groups_know_their_positions(archives: dict[str, str]) -> None:
 # What is kept
 
 
-@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (1, "spawn")])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "workers", "method"), [("latents", 0, None), ("floats", 2, "fork"), ("pixels", 1, "spawn")])
 def test_what_one_process_decoded_all_have(archives: dict[str, str], kind: Any, workers: int, method: str | None) -> None:
     data = LatentDataset(archives["tsae"], kind)
     for batch in LatentLoader(data, 6, num_workers=workers, multiprocessing_context=method):
