@@ -99,10 +99,9 @@ def measure_paint(browser: Browser, url: str) -> dict[str, float]:
     return {"paint_s": paint_ms / 1000, "images_s": ready_ms / 1000, "images": images}
 
 
-def to_the_top(page: Page) -> None:
-    """Scrolls back, and waits for all images there."""
-    page.evaluate("document.querySelector('.grid').scrollTop = 0")
-    page.wait_for_timeout(500)
+def settle(page: Page) -> None:
+    """Waits where the last gesture ended until all images are there: each goes on to images that were never decoded."""
+    page.wait_for_timeout(700)
     page.wait_for_function("window.isReady()")
 
 
@@ -114,7 +113,7 @@ def scroll(page: Page, speed: int, seconds: float) -> None:
 
 def traced(browser: Browser, page: Page, speed: int, seconds: float) -> list[dict[str, Any]]:
     """The trace of a gesture."""
-    to_the_top(page)
+    settle(page)
     browser.start_tracing(page=page, categories=CATEGORIES)
     scroll(page, speed, seconds)
     trace: list[dict[str, Any]] = json.loads(browser.stop_tracing())["traceEvents"]
@@ -123,7 +122,7 @@ def traced(browser: Browser, page: Page, speed: int, seconds: float) -> list[dic
 
 def measure_shown(page: Page, speed: int, seconds: float) -> float:
     """Which part of the cells in view has its image while it scrolls, in a gesture of its own."""
-    to_the_top(page)
+    settle(page)
     page.evaluate("window.sample()")
     scroll(page, speed, seconds)
     return round(statistics.mean(page.evaluate("window.samples()")), 2)
