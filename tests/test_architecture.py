@@ -25,7 +25,7 @@ LAYERS = [
         "tsae.zoo",
         "pipelines.options",
     },
-    {"tsae.model", "tsae.fixed_point", "tsae.backends", "tsae.checkpoint"},
+    {"tsae.model", "tsae.fixed_point", "tsae.backends", "tsae.checkpoint", "tsae.classifier"},
     {"tsae.coding", "tsae.codec", "tsae.reader"},
     {
         "tsae.data",

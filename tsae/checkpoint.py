@@ -15,7 +15,7 @@ from tsae.errors import ModelError
 from tsae.fixed_point import FixedPointTransform
 from tsae.model_file import Tensors, below, fingerprint, read_model_file, write_model_file
 from tsae.quantize import LatentQuantizer
-from tsae.zoo import ZOO
+from tsae.zoo import ZOO, names
 from tsae.zoo import read_model_file as read_packaged
 
 PIXEL_LIMIT = 128
@@ -255,7 +255,7 @@ def describe_models() -> list[dict[str, object]]:
     Raises:
         ModelError: if a packaged file is damaged.
     """
-    return [_describe(name, read_packaged(name)) for name in ZOO]
+    return [_describe(name, read_packaged(name)) for name in names("codec")]
 
 
 def _describe(name: str, data: bytes) -> dict[str, object]:
@@ -263,6 +263,7 @@ def _describe(name: str, data: bytes) -> dict[str, object]:
     channels, height, width = model.weights.latent_shape
     return {
         "name": name,
+        "kind": "codec",
         "latents": f"{height}x{width}x{channels}",
         "qualities": model.weights.qualities,
         "parameters": model.weights.parameters,

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tsae import __version__, log
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.options import CompressOptions, DecompressOptions
     from tsae.archive import Failure
     from tsae.jobs.update import Changes
+    from tsae.training import TrainConfig
 
 EXIT_REFUSED, EXIT_BUG = 2, 70
 
@@ -160,6 +161,7 @@ def _build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="tsae-demo", metavar="DIR", help="folder to write to (default: %(default)s)")
 
     _add_train(add("train", _train, "train a model"))
+    _add_train_classifier(add("train-classifier", _train_classifier, "train a classifier of signs, on pixels or on latents"))
 
     compress = add("compress", _compress, "compress images to an archive", takes_beam_flags=True)
     compress.add_argument(
@@ -236,31 +238,64 @@ def _add_compact(parser: argparse.ArgumentParser) -> None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder of images, Parquet file with images, or folder with train.parquet")
-    parser.add_argument("--out", required=True, metavar="MODEL", help="model file to write, ending in .safetensors")
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="architecture (default: %(default)s)")
+    _add_recipe(parser)
+    parser.add_argument("--start", metavar="NAME|FILE", help="model to go on from, such as tsae for signs of your own")
+    parser.add_argument("--rates-only", action="store_true", help="with --start: learn only what differs between qualities")
+
+
+def _add_train_classifier(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data",
+        metavar="DATA|ARCHIVE",
+        help="archive with labels; or images with labels: folder, Parquet file, or folder with train.parquet",
+    )
+    parser.add_argument(
+        "--input",
+        choices=["pixels", "latents"],
+        default="pixels",
+        help="pixels, which of an archive are decoded, or latents as an archive stores them (default: pixels)",
+    )
+    _add_recipe(parser)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="MODEL", help="model file to write, ending in .safetensors")
     parser.add_argument("--epochs", type=int, metavar="N", help="default: the model's, as the next two")
     parser.add_argument("--batch-size", type=int, metavar="N")
     parser.add_argument("--learning-rate", type=float, metavar="RATE")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
-    parser.add_argument("--start", metavar="NAME|FILE", help="model to go on from, such as tsae for signs of your own")
-    parser.add_argument("--rates-only", action="store_true", help="with --start: learn only what differs between qualities")
     parser.add_argument("--resume", action="store_true", help="go on where a killed run of the same recipe ended")
 
 
-def _train(args: argparse.Namespace, flags: list[str]) -> int:
+def _recipe_of(args: argparse.Namespace, default: TrainConfig) -> TrainConfig:
+    """A recipe's numbers, with those that were given."""
     from tsae.codec import choose_device
+
+    given = {name: getattr(args, name) for name in ("epochs", "batch_size", "learning_rate")}
+    given = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(default, seed=args.seed, device=choose_device(args.device), **given)
+
+
+def _train(args: argparse.Namespace, flags: list[str]) -> int:
     from tsae.training import default_config, train
 
-    given = {
-        name: getattr(args, name)
-        for name in ("epochs", "batch_size", "learning_rate", "start")
-        if getattr(args, name) is not None
-    }
-    given |= {"seed": args.seed, "device": choose_device(args.device), "rates_only": args.rates_only}
-    config = dataclasses.replace(default_config(args.model), **given)
+    config = _recipe_of(args, default_config(args.model))
+    config = dataclasses.replace(config, start=args.start, rates_only=args.rates_only)
     facts = train(args.data, args.out, config, resume=args.resume).training
     print(f"{args.out}: validation loss {facts['valid_loss']:.5f} on {facts['valid_images']} images")
+    return 0
+
+
+def _train_classifier(args: argparse.Namespace, flags: list[str]) -> int:
+    from tsae.training import default_classifier_config, train_classifier
+
+    config = _recipe_of(args, default_classifier_config(args.input))
+    facts = train_classifier(args.data, args.out, config, args.input, resume=args.resume).training
+    print(
+        f"{args.out}: {100 * facts['valid_accuracy']:.2f} % of {facts['valid_images']} validation images are classified rightly"
+    )
     return 0
 
 
@@ -464,17 +499,25 @@ def _serve(args: argparse.Namespace, flags: list[str]) -> int:
 
 def _models(args: argparse.Namespace, flags: list[str]) -> int:
     from tsae.checkpoint import describe_models
+    from tsae.classifier import describe_classifiers
 
-    models = describe_models()
+    models, classifiers = describe_models(), describe_classifiers()
     if args.json:
-        print(json.dumps(models, indent=1))
+        print(json.dumps(models + classifiers, indent=1))
         return 0
     for model in models:
         default = " (default)" if model["name"] == DEFAULT_MODEL else ""
         qualities = f"qualities 1 to {model['qualities']}" if model["qualities"] else "one quality"
         print(f"{model['name']}{default}: latents {model['latents']}, {qualities}, ", end="")
-        print(f"{model['parameters']:,} parameters, file of {model['model_bytes']:,} bytes, card {model['card']}")
+        print(_describe_file(model))
+    for model in classifiers:
+        print(f"{model['name']}: classifier of {model['classes']} signs by {model['input']}, ", end="")
+        print(f"{model['multiply_adds']:,} multiply-adds, {_describe_file(model)}")
     return 0
+
+
+def _describe_file(model: Mapping[str, object]) -> str:
+    return f"{model['parameters']:,} parameters, file of {model['model_bytes']:,} bytes, card {model['card']}"
 
 
 def _completion(args: argparse.Namespace, flags: list[str]) -> int:

@@ -18,6 +18,8 @@ SEED_LATENT_SHAPE = (8, 8, 8)
 
 DEFAULT_MODEL = "tsae"
 
+DEFAULT_CLASSIFIER = "signs-43"
+
 EXIT_FAILURES = 1
 """Of a command that is done, but for some inputs or keys."""
 

@@ -6,7 +6,8 @@ import dataclasses
 
 from tsae.config import SEED_LATENT_SHAPE, Preprocessing
 from tsae.errors import InputError, ModelError
-from tsae.model_file import read_model_file
+from tsae.model_file import CLASSIFIER, read_model_file
+from tsae.zoo import names
 
 DEFAULT_QUALITY = 5
 """About 34 dB on GTSRB: what is readable in the original is readable in what comes back."""
@@ -37,9 +38,11 @@ def read_model_facts(model_file: bytes, source: str) -> ModelFacts:
         source: Its path, for messages.
 
     Raises:
-        ModelError: if the file is damaged or of a newer version.
+        ModelError: if the file is damaged, of a newer version, or no codec.
     """
     header, tensors = read_model_file(model_file, source)
+    if header["architecture"] == CLASSIFIER:
+        raise ModelError(f"{source}: is a classifier, which compresses nothing; name one of {', '.join(names('codec'))}")
     active = tensors.get("tables.active")  # by quality and channel
     if active is not None and active.ndim != 2:
         raise ModelError(f"{source}: unusable tables ({active.ndim} axes); restore the file or train the model again")

@@ -23,6 +23,9 @@ FORMAT_VERSION = 1
 HEADER_TYPES = {"name": str, "architecture": str, "preprocessing": dict, "training": dict}
 """What the header holds beside the version, and as which JSON type."""
 
+CLASSIFIER = "signs-1"
+"""The architecture of classifiers: of all others, models are codecs."""
+
 Tensors = dict[str, NDArray[Any]]
 
 

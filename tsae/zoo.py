@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from importlib import resources
+from typing import Literal
 
 from tsae import paths
 from tsae.errors import ModelError
+
+Kind = Literal["codec", "classifier"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +21,13 @@ class ZooEntry:
         file: Weights below `tsae/weights`.
         sha256: Of that file.
         card: How it was trained and what it is good for, beside it.
+        kind: What it is for: `tsae.codec`, or `tsae.classifier`.
     """
 
     file: str
     sha256: str
     card: str
+    kind: Kind = "codec"
 
 
 ZOO = {
@@ -36,7 +41,18 @@ ZOO = {
         "290e7f15eb2d409cb6c64706a97c36d786f0d1dbf1b46c09bc88df914a886d6d",
         "seed-8x8x8.md",
     ),
+    "signs-43": ZooEntry(
+        "signs-43.safetensors",
+        "dcd3ed7616fd56ecb0353d3719d0d1e9e263c35108d84ec8dd3726ddb65db1a7",
+        "signs-43.md",
+        "classifier",
+    ),
 }
+
+
+def names(kind: Kind) -> list[str]:
+    """The models of a kind."""
+    return [name for name, entry in ZOO.items() if entry.kind == kind]
 
 
 def read_model_file(name: str) -> bytes:

@@ -94,12 +94,14 @@ def test_info_is_readable(archive_dir: Path, capsys: pytest.CaptureFixture[str])
 
 def test_models_lists_the_default_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, *classifiers = capsys.readouterr().out.splitlines()
     assert first.startswith("tsae (default): latents 8x8x32, qualities 1 to 8, ")
     assert second.startswith("seed-8x8x8: latents 8x8x8, one quality, 45,515 parameters, ")
+    assert classifiers[0].startswith("signs-43: classifier of 43 signs by pixels, 15,150,592 multiply-adds, ")
     assert main(["models", "--json"]) == 0
     models = json.loads(capsys.readouterr().out)
-    assert [(model["name"], model["qualities"]) for model in models] == [("tsae", 8), ("seed-8x8x8", 0)]
+    assert [(model["name"], model["qualities"]) for model in models[:2]] == [("tsae", 8), ("seed-8x8x8", 0)]
+    assert {model["kind"] for model in models[2:]} == {"classifier"}
     assert not any("stream_bytes" in model for model in models)
 
 

@@ -8,9 +8,10 @@ from importlib import resources
 import pytest
 
 from tsae.checkpoint import describe_models, model_from_bytes
-from tsae.config import DEFAULT_MODEL
+from tsae.classifier import classifier_from_bytes
+from tsae.config import DEFAULT_CLASSIFIER, DEFAULT_MODEL
 from tsae.errors import ModelError
-from tsae.zoo import ZOO, read_model_file
+from tsae.zoo import ZOO, names, read_model_file
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -18,10 +19,15 @@ def test_each_entry_has_its_file_and_a_card_that_tells_how_it_was_made(name: str
     entry = ZOO[name]
     data = read_model_file(name)
     assert hashlib.sha256(data).hexdigest() == entry.sha256
-    assert model_from_bytes(data, name).name == name
+    reader = model_from_bytes if entry.kind == "codec" else classifier_from_bytes
+    assert reader(data, name).name == name
     card = (resources.files("tsae") / "weights" / entry.card).read_text()
     assert entry.sha256 in card
-    assert "tsae train" in card
+    assert ("tsae train " if entry.kind == "codec" else "tsae train-classifier ") in card
+
+
+def test_a_classifier_takes_no_more_than_2_mb() -> None:
+    assert all(len(read_model_file(name)) <= 2e6 for name in names("classifier"))
 
 
 def test_weights_stay_small() -> None:
@@ -56,5 +62,6 @@ def test_descriptions_hold_the_facts() -> None:
     assert learned["model_bytes"] == len(read_model_file("tsae"))
 
 
-def test_the_default_is_in_the_table() -> None:
-    assert DEFAULT_MODEL in ZOO
+def test_the_defaults_are_in_the_table() -> None:
+    assert DEFAULT_MODEL in names("codec")
+    assert DEFAULT_CLASSIFIER in names("classifier")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tsae.backends.layers import SeedLayers
+from tsae.backends.layers import ClassifierLayers, SeedLayers
 from tsae.fixed_point import FixedPointTransform
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -37,6 +37,12 @@ def seed_networks(layers: SeedLayers, device: str) -> SeedNetworks:
 def fixed_point_network(transform: FixedPointTransform, quality: int, device: str) -> Network:
     """A network of integers at one quality on "cpu" or "cuda"; whether it is exact is for the caller to prove."""
     network: Network = _backend(device).fixed_point(transform, quality, device)
+    return network
+
+
+def classifier_network(layers: ClassifierLayers, device: str) -> Network:
+    """A classifier's network on "cpu" or "cuda": `[B, C, H, W]` to logits `[B, K, 1, 1]`."""
+    network: Network = _backend(device).classifier(layers, device)
     return network
 
 

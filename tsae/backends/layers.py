@@ -1,4 +1,4 @@
-"""The layers of the seed's networks as convolutions alone: each batch normalisation folded into the one before it."""
+"""The layers of networks as convolutions alone: each batch normalisation folded into the one before it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ class SeedLayers(NamedTuple):
     synthesis: list[Convolution]
 
 
+class ClassifierLayers(NamedTuple):
+    """A classifier's network, of which batch normalisations are folded already.
+
+    Attributes:
+        scale: What each channel of the input is multiplied by, float32 `[C]`.
+        offset: What is added then, float32 `[C]`.
+        convolutions: Of 3x3, but the last one, whose kernel is as large as what it sees.
+        pools: Whether the greatest of 2x2 is taken after each of them but the last.
+    """
+
+    scale: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    convolutions: list[Convolution]
+    pools: tuple[bool, ...]
+
+
 def seed_layers(tensors: Mapping[str, NDArray[Any]]) -> SeedLayers:
     """Folds `bn(conv(x)) = s (W x + b - mean) / sd + t`, again a convolution, with weights `W s / sd`.
 
@@ -41,9 +57,24 @@ def _plain(tensors: Mapping[str, NDArray[Any]], name: str) -> Convolution:
 
 
 def _fold(tensors: Mapping[str, NDArray[Any]], name: str, norm: str, output_axis: int) -> Convolution:
-    weight, bias = _plain(tensors, name)
+    return fold(_plain(tensors, name), tensors, norm, BATCH_NORM_EPSILON, output_axis)
+
+
+def fold(
+    layer: Convolution, tensors: Mapping[str, NDArray[Any]], norm: str, epsilon: float, output_axis: int = 0
+) -> Convolution:
+    """A convolution and the batch normalisation after it as one.
+
+    Args:
+        layer: The convolution.
+        tensors: Hold the normalisation, by torch's names.
+        norm: Its name.
+        epsilon: What it adds to variances.
+        output_axis: Of the weights; 1 for a transposed convolution.
+    """
+    weight, bias = layer
     mean, variance = (tensors[f"{norm}.running_{what}"].astype(np.float64) for what in ("mean", "var"))
-    factor = tensors[f"{norm}.weight"] / np.sqrt(variance + BATCH_NORM_EPSILON)
+    factor = tensors[f"{norm}.weight"] / np.sqrt(variance + epsilon)
     along_outputs = np.expand_dims(factor, [axis for axis in range(4) if axis != output_axis])
     folded = (bias - mean) * factor + tensors[f"{norm}.bias"]
     return Convolution((weight * along_outputs).astype(np.float32), folded.astype(np.float32))

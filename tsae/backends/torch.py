@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tsae.backends import Network
-from tsae.backends.layers import Convolution, SeedLayers
+from tsae.backends.layers import ClassifierLayers, Convolution, SeedLayers
 from tsae.fixed_point import HIDDEN_LIMIT, KERNEL, MIX_LIMIT, STREAM_LIMIT, FixedPointTransform, is_mix, scaled_layer
 
 
@@ -54,6 +54,22 @@ def seed_synthesis(layers: SeedLayers, device: str) -> Network:
         return functional.conv2d(x, *last, padding=1).sigmoid_()
 
     return _network(synthesise, device, torch.float32)
+
+
+def classifier(layers: ClassifierLayers, device: str) -> Network:
+    """Pixels or latents to logits."""
+    scale, offset = (torch.from_numpy(values).to(device)[:, None, None] for values in (layers.scale, layers.offset))
+    *inner, last = (_move(layer, device) for layer in layers.convolutions)
+
+    def classify(x: Tensor) -> Tensor:
+        x = x * scale + offset
+        for (weight, bias), pooled in zip(inner, layers.pools, strict=True):
+            x = functional.conv2d(x, weight, bias, padding=1).relu_()
+            if pooled:
+                x = functional.max_pool2d(x, 2)
+        return functional.conv2d(x, *last)
+
+    return _network(classify, device, torch.float32)
 
 
 def fixed_point(transform: FixedPointTransform, quality: int, device: str) -> Network:

@@ -116,7 +116,7 @@ class LatentDataset(Dataset[Item]):
             else pa.table({"position": pa.array([], pa.int64()), "label": pa.array([], pa.string())})
         )
         self.positions: NDArray[np.int64] = table.column("position").to_numpy()
-        self.classes, self.labels = _number(table.column("label"), classes)
+        self.classes, self.labels = number_labels(table.column("label"), classes)
         self._row_groups = self.archive.row_groups(kept_groups)
         self.groups: NDArray[np.intp] = self._row_groups.of(self.positions)
         self.fingerprint = digest(self.archive.state.encode() + self.positions.tobytes())[:16]
@@ -186,8 +186,19 @@ class LatentDataset(Dataset[Item]):
         return latents if latents.flags.writeable else latents.copy()
 
 
-def _number(labels: pa.ChunkedArray, classes: Sequence[str] | None) -> tuple[list[str], NDArray[np.int64]]:
-    """Names of classes, and the number of each label among them."""
+def number_labels(labels: pa.ChunkedArray, classes: Sequence[str] | None) -> tuple[list[str], NDArray[np.int64]]:
+    """Numbers classes.
+
+    Args:
+        labels: N texts, some of them null.
+        classes: See `LatentDataset`.
+
+    Returns:
+        Names of classes, and the number of each label among them, int64 `[N]`; -1 where there is none.
+
+    Raises:
+        InputError: if a label is none of `classes`.
+    """
     column = pa.chunked_array(labels.chunks, pa.string()).combine_chunks().dictionary_encode()
     found: list[str] = column.dictionary.to_pylist()
     names = _sorted(found) if classes is None else list(classes)

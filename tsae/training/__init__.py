@@ -1,16 +1,21 @@
 """Training of the models: seeded, resumable, logged.
 
-`images.py` owns reading and splitting training images; `run.py` what every run has in common; `seed.py` and `learned.py` the
-two recipes; `variable_rate.py` the network that `learned.py` trains, and `export.py` how it becomes integers.
+`images.py` owns reading and splitting training images, `labelled.py` those with labels; `run.py` what every run has in common;
+`seed.py` and `learned.py` the recipes of the codecs, `classifier.py` that of classifiers; `variable_rate.py` the network that
+`learned.py` trains, and `export.py` how it becomes integers; `augment.py` and `jitter.py` what is done to images meanwhile.
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
-from tsae.checkpoint import Model
+from tsae.checkpoint import Model, model_from_bytes
 from tsae.errors import InputError
+from tsae.training.classifier import default_classifier_config as default_classifier_config
+from tsae.training.classifier import train_classifier as train_classifier
 from tsae.training.config import TrainConfig as TrainConfig
+from tsae.training.images import load_images
 from tsae.training.learned import LearnedRecipe
 from tsae.training.run import Build, run_recipe
 from tsae.training.seed import SeedRecipe
@@ -41,4 +46,5 @@ def train(data: str | Path, out: str | Path, config: TrainConfig, *, resume: boo
         ModelError: if there is an unusable resume file.
     """
     default_config(config.model)
-    return run_recipe(data, out, config, RECIPES[config.model][0], resume=resume)
+    load = functools.partial(load_images, data)
+    return model_from_bytes(run_recipe(data, load, out, config, RECIPES[config.model][0], resume=resume), str(out))

@@ -12,13 +12,14 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tsae.archive import MANIFEST_FILE
 from tsae.errors import ImageError, InputError
 from tsae.images import ENDINGS, decode_image, resize
 
@@ -31,8 +32,14 @@ LEAKED_TRACK = 14_023
 VALID_SHARE = 0.1
 """Share of groups kept for validation where the data does not name its validation tracks."""
 
+Row = tuple[str, bytes, str | None]
+"""Key, image file, and label where it stands beside it."""
+
 IMAGE_COLUMNS = ("image", "jxl", "bytes")
 """Columns of a Parquet file looked at for image files, in this order; an `image` struct has a field `bytes`."""
+
+
+S = TypeVar("S", bound="ImageSet")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,19 +58,41 @@ class ImageSet:
         """Number of images."""
         return len(self.keys)
 
-    def take(self, chosen: NDArray[np.bool_]) -> ImageSet:
+    @property
+    def examples(self) -> tuple[NDArray[Any], ...]:
+        """What a step of training takes some of: arrays of N."""
+        return (self.images,)
+
+    def take(self: S, chosen: NDArray[np.bool_]) -> S:
         """The images where `chosen`, bool `[N]`, is true."""
-        return ImageSet([key for key, take in zip(self.keys, chosen, strict=True) if take], self.images[chosen])
+        keys = [key for key, take in zip(self.keys, chosen, strict=True) if take]
+        return dataclasses.replace(self, keys=keys, images=self.images[chosen])
 
 
 def load_images(data: str | Path) -> ImageSet:
     """Reads all images of `data` and resizes them to 32x32.
 
     Args:
-        data: A folder of image files, a Parquet file with an image column, or a folder that holds `train.parquet`.
+        data: See `load_rows`.
 
     Returns:
         The images in order of their keys.
+
+    Raises:
+        InputError: as `load_rows`, as the next.
+        ImageError: if an image is damaged; the message names it.
+    """
+    return load_rows(data)[0]
+
+
+def load_rows(data: str | Path) -> tuple[ImageSet, list[str | None]]:
+    """Reads all images of `data`, and the labels that a Parquet file gives them.
+
+    Args:
+        data: A folder of image files, a Parquet file with an image column, or a folder that holds `train.parquet`.
+
+    Returns:
+        The images in order of their keys, resized to 32x32; and the label of each from a column `label`, if there is one.
 
     Raises:
         InputError: if there is nothing to read, a file cannot be read, or a Parquet file has no image column.
@@ -79,34 +108,35 @@ def load_images(data: str | Path) -> ImageSet:
         rows = sorted(pool.map(_decode, files), key=lambda row: row[0])
     if not rows:
         raise InputError(f"{path}: no image found (endings {', '.join(sorted(ENDINGS))}); name another folder")
-    return ImageSet([key for key, _ in rows], np.stack([image for _, image in rows]))
+    keys, images, labels = zip(*rows, strict=True)
+    return ImageSet(list(keys), np.stack(images)), list(labels)
 
 
-def _decode(row: tuple[str, bytes]) -> tuple[str, NDArray[np.uint8]]:
+def _decode(row: Row) -> tuple[str, NDArray[np.uint8], str | None]:
     """Decodes one image, JPEG XL too: training data is the user's own choice."""
-    key, file = row
+    key, file, label = row
     try:
-        return key, resize(decode_image(file, ("JXL",)))
+        return key, resize(decode_image(file, ("JXL",))), label
     except ImageError as error:
         raise ImageError(f"{key}: {error}") from error
 
 
-def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
+def _folder_files(folder: Path) -> Iterator[Row]:
     for path in folder.rglob("*"):
         if path.suffix.lower() in ENDINGS and path.is_file():
             try:
-                yield path.relative_to(folder).as_posix(), path.read_bytes()
+                yield path.relative_to(folder).as_posix(), path.read_bytes(), None
             except OSError as error:
                 raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions, or remove it") from error
 
 
-def _parquet_files(path: Path) -> Iterator[tuple[str, bytes]]:
+def _parquet_files(path: Path) -> Iterator[Row]:
     try:
         file = pq.ParquetFile(path)
         column, names = _image_column(file.schema_arrow, path)
         for batch in file.iter_batches(batch_size=256, columns=names):
             for row in batch.to_pylist():
-                yield _key_and_file(row, column, path)
+                yield _row(row, column, path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: not an intact Parquet file ({reason}); name a folder of images or a Parquet file") from error
@@ -121,16 +151,17 @@ def _image_column(schema: pa.Schema, path: Path) -> tuple[str, list[str]]:
         )
     if column == "jxl":
         _register_jpeg_xl()
-    return column, [column, *(["path"] if "path" in schema.names else [])]
+    return column, [column, *(name for name in ("path", "label") if name in schema.names)]
 
 
-def _key_and_file(row: dict[str, Any], column: str, source: Path) -> tuple[str, bytes]:
+def _row(row: dict[str, Any], column: str, source: Path) -> Row:
     value = row[column]
     struct = value if isinstance(value, dict) else {"bytes": value}
     file, name = struct.get("bytes"), row.get("path") or struct.get("path")
     if not isinstance(file, bytes):
         raise InputError(f"{source}: column {column} holds {type(file).__name__}, not image files; store each file's bytes")
-    return str(name or hashlib.sha256(file).hexdigest()), file
+    label = row.get("label")
+    return str(name or hashlib.sha256(file).hexdigest()), file, None if label is None else str(label)
 
 
 def _register_jpeg_xl() -> None:
@@ -140,7 +171,7 @@ def _register_jpeg_xl() -> None:
         raise InputError("images are JPEG XL, which needs an extra: pip install 'tsae[jxl]'") from error
 
 
-def split_images(images: ImageSet, data: str | Path) -> tuple[ImageSet, ImageSet]:
+def split_images(images: S, data: str | Path) -> tuple[S, S]:
     """Splits into training and validation images so that no physical sign is on both sides.
 
     GTSRB's tracks (30 frames of one sign) stay whole: those that a `valid_tracks.json` beside the data lists
@@ -149,7 +180,7 @@ def split_images(images: ImageSet, data: str | Path) -> tuple[ImageSet, ImageSet
 
     Args:
         images: All images.
-        data: Where they came from; only used to find `valid_tracks.json`.
+        data: Where they came from; only used to find `valid_tracks.json`: in the folder, or beside the file or archive.
 
     Returns:
         Training and validation images.
@@ -178,7 +209,8 @@ def _track(key: str) -> int | None:
 
 
 def _listed_tracks(data: Path) -> set[int] | None:
-    file = (data if data.is_dir() else data.parent) / "valid_tracks.json"
+    is_plain_folder = data.is_dir() and not (data / MANIFEST_FILE).is_file()
+    file = (data if is_plain_folder else data.parent) / "valid_tracks.json"
     if not file.is_file():
         return None
     try:

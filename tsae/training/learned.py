@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tsae.checkpoint import LearnedWeights, Model
+from tsae.checkpoint import LearnedWeights, model_to_bytes
 from tsae.errors import InputError
 from tsae.training.augment import mix_in
 from tsae.training.config import TrainConfig
@@ -87,12 +87,12 @@ def _freeze_all_but_rates(network: VariableRateAutoencoder) -> None:
 class LearnedRecipe:
     """Trains a `VariableRateAutoencoder`, from nothing or from a model."""
 
-    def __init__(self, config: TrainConfig, images: NDArray[np.uint8]) -> None:
+    def __init__(self, config: TrainConfig, training: ImageSet) -> None:
         """Builds the network.
 
         Args:
             config: The recipe's numbers.
-            images: To train on, uint8 `[N, 32, 32, 3]`.
+            training: To train on.
 
         Raises:
             InputError: if this torch has no Muon, or the model to start from is of another architecture.
@@ -101,7 +101,7 @@ class LearnedRecipe:
         if not hasattr(torch.optim, "Muon"):
             raise InputError(f"torch {torch.__version__}: has no optimiser Muon, which this recipe needs; update torch to 2.9")
         self.config = config
-        self.network = _start(config, images).to(config.device)
+        self.network = _start(config, training.images).to(config.device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         if config.rates_only:
             _freeze_all_but_rates(self.network)
@@ -153,9 +153,9 @@ class LearnedRecipe:
                 group["lr"] = rate * ratio
 
     @torch.no_grad()
-    def evaluate(self, images: NDArray[np.uint8]) -> dict[str, float]:
+    def evaluate(self, validation: ImageSet) -> dict[str, float]:
         """The average weights' cost on some images, and bytes (by the model's own probabilities) and PSNR at each quality."""
-        images = images[::EVALUATION_STRIDE]
+        images = validation.images[::EVALUATION_STRIDE]
         figures: dict[str, float] = {}
         losses = []
         for number in range(QUALITIES):
@@ -172,14 +172,14 @@ class LearnedRecipe:
             figures |= {f"bytes_q{number + 1}": size_bytes, f"psnr_db_q{number + 1}": psnr}
         return {"loss": float(np.mean(losses)), **figures}
 
-    def finish(self, training: ImageSet, facts: dict[str, object]) -> Model:
+    def finish(self, training: ImageSet, facts: dict[str, object]) -> bytes:
         """The model file's content: the average weights as integers, with tables fitted to the training images.
 
         Raises:
             InputError: if the weights have grown so large that they do not fit.
         """
         try:
-            return export(self.config.model, self.average, training.images, facts)
+            return model_to_bytes(export(self.config.model, self.average, training.images, facts))
         except ValueError as error:
             raise InputError(f"weights that integers cannot hold ({error}); train anew with a lower rate") from error
 

@@ -20,15 +20,13 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tsae import paths
-from tsae.checkpoint import Model, model_to_bytes
 from tsae.errors import InputError, ModelError
 from tsae.progress import Progress
 from tsae.training.config import TrainConfig
-from tsae.training.images import ImageSet, load_images, split_images
+from tsae.training.images import ImageSet, split_images
 
 MODEL_ENDING = ".safetensors"
 
@@ -45,18 +43,23 @@ class Recipe(Protocol):
     def modules(self) -> Mapping[str, nn.Module]:
         """The networks that change, by name; the one named last is what is kept."""
 
-    def step(self, images: Tensor, number: int, steps: int) -> Tensor:
-        """One step of descent on uint8 `[B, 32, 32, 3]`, step `number` of `steps`; returns the mean loss."""
+    @property
+    def step(self) -> Callable[..., Tensor]:
+        """One step of descent, of some of each of `ImageSet.examples`, `number` and `steps` of the run; gives the mean loss."""
 
-    def evaluate(self, images: NDArray[np.uint8]) -> dict[str, float]:
-        """Figures on uint8 `[N, 32, 32, 3]`; `loss` chooses the epoch whose weights are kept."""
+    @property
+    def evaluate(self) -> Callable[[Any], dict[str, float]]:
+        """Figures on an `ImageSet`; `loss` chooses the epoch whose weights are kept."""
 
-    def finish(self, training: ImageSet, facts: dict[str, Any]) -> Model:
-        """The model, of the weights that are in the network now."""
+    @property
+    def finish(self) -> Callable[[Any, dict[str, Any]], bytes]:
+        """The model file of the weights that are in the network now, from the images trained on and facts for people."""
 
 
-Build = Callable[[TrainConfig, NDArray[np.uint8]], Recipe]
-"""Makes a recipe from its numbers and the images to train on, uint8 `[N, 32, 32, 3]`."""
+Build = Callable[[TrainConfig, Any], Recipe]
+"""Makes a recipe from its numbers and the `ImageSet` to train on."""
+
+Load = Callable[[], ImageSet]
 
 
 @dataclasses.dataclass(eq=False)
@@ -68,18 +71,21 @@ class _Progress:
     best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
-def run_recipe(data: str | Path, out: str | Path, config: TrainConfig, build: Build, *, resume: bool = False) -> Model:
+def run_recipe(
+    data: str | Path, load: Load, out: str | Path, config: TrainConfig, build: Build, *, resume: bool = False
+) -> bytes:
     """Trains a model and writes it.
 
     Args:
-        data: See `tsae.training.images.load_images`.
+        data: Where the images are from.
+        load: Reads them.
         out: The model file to write, ending in `.safetensors`.
         config: The recipe's numbers.
         build: Makes the recipe.
         resume: Whether to go on from the resume file of a killed run, if there is one.
 
     Returns:
-        The model, with the weights that did best on the validation images.
+        The model's file, with the weights that did best on the validation images.
 
     Raises:
         InputError: if the data or the output cannot be used, there is a model or an unfinished run that would be lost,
@@ -88,20 +94,20 @@ def run_recipe(data: str | Path, out: str | Path, config: TrainConfig, build: Bu
     """
     files = Files(Path(out))
     files.check(resume)
-    training, validation = split_images(load_images(data), data)
+    training, validation = split_images(load(), data)
     torch.manual_seed(config.seed)
-    recipe: Recipe = build(config, training.images)
+    recipe: Recipe = build(config, training)
     state = _Progress()
     if resume and files.resume.exists():
         _restore(recipe, state, files.resume, training)
     files.keep_log(state.epoch)
     _run_epochs(recipe, state, training, validation, files)
     _kept(recipe).load_state_dict(state.best)
-    figures = {f"valid_{name}": value for name, value in recipe.evaluate(validation.images).items()}
+    figures = {f"valid_{name}": value for name, value in recipe.evaluate(validation).items()}
     facts = {"train_images": len(training), "valid_images": len(validation), **figures}
     model = recipe.finish(training, {**dataclasses.asdict(config), **facts})
     with writing(files.model):
-        paths.replace_file(files.model, model_to_bytes(model))
+        paths.replace_file(files.model, model)
     _plot(files)
     with writing(files.resume):
         files.resume.unlink(missing_ok=True)
@@ -115,14 +121,14 @@ def _kept(recipe: Recipe) -> nn.Module:
 def _run_epochs(recipe: Recipe, state: _Progress, training: ImageSet, validation: ImageSet, files: Files) -> None:
     """Runs the epochs that are left, with a log line and a resume file after each."""
     config = recipe.config
-    images = torch.from_numpy(training.images).to(config.device)
+    examples = [torch.from_numpy(values).to(config.device) for values in training.examples]
     with Progress(len(training) * config.epochs, f"training {config.model}") as progress:
         progress.update(len(training) * state.epoch)
         while state.epoch < config.epochs:
             started_s = time.monotonic()
-            loss = _run_epoch(recipe, state.epoch, images, progress)
+            loss = _run_epoch(recipe, state.epoch, examples, progress)
             seconds = time.monotonic() - started_s
-            figures = recipe.evaluate(validation.images)
+            figures = recipe.evaluate(validation)
             state.epoch += 1
             if not math.isfinite(figures["loss"]):
                 named = f"validation loss {figures['loss']} after epoch {state.epoch}"
@@ -131,26 +137,27 @@ def _run_epochs(recipe: Recipe, state: _Progress, training: ImageSet, validation
                 state.best_loss = figures["loss"]
                 state.best = {name: t.detach().cpu().clone() for name, t in _kept(recipe).state_dict().items()}
             entry = {"epoch": state.epoch, "train_loss": loss, **{f"valid_{name}": v for name, v in figures.items()}}
-            files.append_log({**entry, "images_per_s": len(images) / seconds, "seconds": seconds})
+            files.append_log({**entry, "images_per_s": len(training) / seconds, "seconds": seconds})
             _save(recipe, state, files.resume, training)
 
 
-def _run_epoch(recipe: Recipe, epoch: int, images: Tensor, progress: Progress) -> float:
+def _run_epoch(recipe: Recipe, epoch: int, examples: list[Tensor], progress: Progress) -> float:
     """One pass, in an order and with noise that follow from seed and epoch alone; returns the mean loss."""
-    config = recipe.config
-    order = torch.from_numpy(np.random.default_rng((config.seed, epoch)).permutation(len(images))).to(images.device)
+    config, images, device = recipe.config, len(examples[0]), examples[0].device
+    order = torch.from_numpy(np.random.default_rng((config.seed, epoch)).permutation(images)).to(device)
     torch.manual_seed(int(np.random.default_rng((config.seed, epoch, 1)).integers(2**62)))
-    steps = -(-len(images) // config.batch_size)
-    shown, total = 0, torch.zeros((), dtype=torch.float64, device=images.device)
+    steps = -(-images // config.batch_size)
+    shown, total = 0, torch.zeros((), dtype=torch.float64, device=device)
     for step in range(steps):
-        batch = images[order[step * config.batch_size : (step + 1) * config.batch_size]]
-        loss = recipe.step(batch, epoch * steps + step, steps * config.epochs)
-        total += loss * len(batch)
-        done = min((step + 1) * config.batch_size, len(images))
-        if step % PROGRESS_STEPS == 0 or done == len(images):
+        chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
+        batch = [values[chosen] for values in examples]
+        loss = recipe.step(*batch, number=epoch * steps + step, steps=steps * config.epochs)
+        total += loss * len(chosen)
+        done = min((step + 1) * config.batch_size, images)
+        if step % PROGRESS_STEPS == 0 or done == images:
             progress.update(done - shown, epoch=epoch + 1, loss=f"{loss.item():.4f}")
             shown = done
-    return total.item() / len(images)
+    return total.item() / images
 
 
 @contextlib.contextmanager
@@ -231,7 +238,10 @@ class Files:
 
 
 def _data_digest(training: ImageSet) -> str:
-    return hashlib.sha256("\0".join(training.keys).encode("utf-8", "surrogateescape") + training.images.tobytes()).hexdigest()
+    found = hashlib.sha256("\0".join(training.keys).encode("utf-8", "surrogateescape"))
+    for values in training.examples:
+        found.update(values.tobytes())
+    return found.hexdigest()
 
 
 def _save(recipe: Recipe, state: _Progress, path: Path, training: ImageSet) -> None:

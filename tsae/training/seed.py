@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tsae.checkpoint import Model, SeedWeights
+from tsae.checkpoint import Model, SeedWeights, model_to_bytes
 from tsae.coding.seed import to_network_input
 from tsae.errors import InputError
 from tsae.metrics import psnr_db
@@ -33,12 +33,12 @@ def _start(config: TrainConfig) -> SeedAutoencoder:
 class SeedRecipe:
     """Trains a `SeedAutoencoder` with Adam: its rate rises over one epoch, then follows half a cosine to zero."""
 
-    def __init__(self, config: TrainConfig, images: NDArray[np.uint8]) -> None:
+    def __init__(self, config: TrainConfig, training: ImageSet) -> None:
         """Builds the network, with random weights or those of a model.
 
         Args:
             config: The recipe's numbers.
-            images: To train on, uint8 `[N, 32, 32, 3]`.
+            training: To train on.
 
         Raises:
             InputError: if the model to start from is of another architecture.
@@ -49,7 +49,7 @@ class SeedRecipe:
         self.config = config
         self.network = _start(config).to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)]
-        self._warm_steps = -(-len(images) // config.batch_size)
+        self._warm_steps = -(-len(training) // config.batch_size)
 
     def modules(self) -> dict[str, nn.Module]:
         """What a killed run goes on with, beside the optimiser."""
@@ -83,15 +83,15 @@ class SeedRecipe:
             return highest * (number + 1) / warm
         return highest * 0.5 * (1 + float(np.cos(np.pi * (number - warm) / max(steps - warm, 1))))
 
-    def evaluate(self, images: NDArray[np.uint8]) -> dict[str, float]:
+    def evaluate(self, validation: ImageSet) -> dict[str, float]:
         """Cross-entropy (nats per component) and mean PSNR, without quantised latents."""
-        loss, psnrs_db = evaluate(self.network, images, self.config.device)
+        loss, psnrs_db = evaluate(self.network, validation.images, self.config.device)
         return {"loss": loss, "psnr_db": float(psnrs_db.mean())}
 
-    def finish(self, training: ImageSet, facts: dict[str, Any]) -> Model:
-        """The model, with a quantiser fitted to the training images."""
+    def finish(self, training: ImageSet, facts: dict[str, Any]) -> bytes:
+        """The model's file, with a quantiser fitted to the training images."""
         network = self.network.cpu().eval()
-        return Model(self.config.model, SeedWeights.of(network, _fit(network, training)), training=facts)
+        return model_to_bytes(Model(self.config.model, SeedWeights.of(network, _fit(network, training)), training=facts))
 
 
 @torch.no_grad()

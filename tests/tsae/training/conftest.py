@@ -13,6 +13,7 @@ from PIL import Image
 from tsae.images import resize
 from tsae.signs import draw_signs, write_signs
 from tsae.training import TrainConfig
+from tsae.training.images import ImageSet
 from tsae.training.variable_rate import Sizes
 
 SMALL = Sizes(channels=8, slices=(1, 1, 2, 4), owns=2, fields=8, analysis=(48, 24, 1), synthesis=(16, 24, 1))
@@ -30,6 +31,12 @@ def signs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pictures() -> np.ndarray:
     """48 other signs, uint8 `[48, 32, 32, 3]`."""
     return np.stack([resize(Image.fromarray(sign.image)) for sign in draw_signs(48, seed=5)])
+
+
+@pytest.fixture(scope="session")
+def picture_set(pictures: np.ndarray) -> ImageSet:
+    """These signs as recipes take them."""
+    return ImageSet([f"{number}.png" for number in range(len(pictures))], pictures)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from tsae.latents import coding_of
 from tsae.metrics import psnr_db
 from tsae.training import TrainConfig
 from tsae.training.export import _int, export, round_as_exported, trainable
+from tsae.training.images import ImageSet
 from tsae.training.learned import LearnedRecipe
 from tsae.training.variable_rate import VariableRateAutoencoder, to_patches
 from tsae.zoo import read_model_file
@@ -24,10 +25,12 @@ STEPS = 40
 
 
 @pytest.fixture(scope="module")
-def small(small_config: TrainConfig, small_recipe: None, pictures: np.ndarray) -> VariableRateAutoencoder:
+def small(
+    small_config: TrainConfig, small_recipe: None, pictures: np.ndarray, picture_set: ImageSet
+) -> VariableRateAutoencoder:
     """A network of a short training, with all its parts away from where they started."""
     torch.manual_seed(0)
-    recipe = LearnedRecipe(small_config, pictures)
+    recipe = LearnedRecipe(small_config, picture_set)
     for number in range(STEPS):
         batch = pictures[number % 3 * 16 : number % 3 * 16 + 16]
         recipe.step(torch.from_numpy(batch), number, STEPS)

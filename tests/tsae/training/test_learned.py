@@ -16,6 +16,7 @@ from tsae.codec import Codec
 from tsae.errors import InputError, ModelError
 from tsae.metrics import psnr_db
 from tsae.training import TrainConfig, train
+from tsae.training.images import ImageSet
 from tsae.training.learned import LearnedRecipe, bits_per_db, cost
 from tsae.training.variable_rate import QUALITIES
 
@@ -106,11 +107,11 @@ def test_a_run_can_start_from_a_model_of_its_kind(
 
 
 def test_a_torch_without_muon_is_refused(
-    small_config: TrainConfig, pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    small_config: TrainConfig, picture_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(InputError, match=r"has no optimiser Muon.*update torch"):
-        LearnedRecipe(small_config, pictures)
+        LearnedRecipe(small_config, picture_set)
 
 
 # The loss
@@ -132,8 +133,8 @@ def test_cost_is_bits_over_their_worth_less_psnr() -> None:
     np.testing.assert_allclose(cost(x, x_hat, bits, quality).numpy(), expected, rtol=1e-5)
 
 
-def test_every_network_but_its_matrices_is_left_to_adam(small_config: TrainConfig, pictures: np.ndarray) -> None:
-    recipe = LearnedRecipe(small_config, pictures)
+def test_every_network_but_its_matrices_is_left_to_adam(small_config: TrainConfig, picture_set: ImageSet) -> None:
+    recipe = LearnedRecipe(small_config, picture_set)
     groups = [{id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in recipe.optimizers]
     assert groups[0] | groups[1] == {id(p) for p in recipe.network.parameters()}
     assert not groups[0] & groups[1]
@@ -141,10 +142,10 @@ def test_every_network_but_its_matrices_is_left_to_adam(small_config: TrainConfi
 
 
 def test_rates_only_learns_nothing_but_what_differs_by_quality(
-    small_config: TrainConfig, pictures: np.ndarray, trained: Path
+    small_config: TrainConfig, pictures: np.ndarray, picture_set: ImageSet, trained: Path
 ) -> None:
     config = dataclasses.replace(small_config, start=str(trained), rates_only=True)
-    recipe = LearnedRecipe(config, pictures)
+    recipe = LearnedRecipe(config, picture_set)
     before = {name: p.detach().clone() for name, p in recipe.network.named_parameters()}
     for number in range(4):
         recipe.step(torch.from_numpy(pictures[:8]), number, 4)
@@ -158,8 +159,8 @@ def test_rates_only_needs_a_model(small_config: TrainConfig) -> None:
         dataclasses.replace(small_config, rates_only=True)
 
 
-def test_the_learning_rate_rises_then_falls(small_config: TrainConfig, pictures: np.ndarray) -> None:
-    recipe, rates = LearnedRecipe(small_config, pictures), []
+def test_the_learning_rate_rises_then_falls(small_config: TrainConfig, picture_set: ImageSet) -> None:
+    recipe, rates = LearnedRecipe(small_config, picture_set), []
     for number in range(50):
         recipe._set_rate(number, 50)
         rates.append([optimizer.param_groups[0]["lr"] for optimizer in recipe.optimizers])

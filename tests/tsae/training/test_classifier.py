@@ -1,0 +1,163 @@
+"""Training classifiers, on a few drawn signs and tiny networks: seeded, resumable, and as good as what is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tsae.classifier import SignClassifier, classifier_from_bytes, load_classifier
+from tsae.cli import main
+from tsae.errors import InputError
+from tsae.reader import open_archive
+from tsae.signs import write_signs
+from tsae.training import default_classifier_config, train_classifier
+from tsae.training.classifier import ClassifierRecipe, SignNetwork
+from tsae.training.images import split_images
+from tsae.training.labelled import LabelledSet, load_labelled
+
+training = importlib.import_module("tsae.training.classifier")
+running = importlib.import_module("tsae.training.run")
+
+TINY = {"pixels": ((8, True), (8, True), (8, True)), "latents": ((8, True),)}
+
+KINDS = ("pixels", "latents")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "STAGES", TINY)
+        patch.setattr(training, "WARM_STEPS", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def archive(signs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("archive") / "a"
+    assert main(["compress", str(signs), str(path), "--model", "tsae"]) == 0
+    return path
+
+
+def config(kind: str, **changes: int) -> training.TrainConfig:
+    return dataclasses.replace(default_classifier_config(kind), epochs=2, batch_size=16, seed=4, **changes)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def data(kind: str, signs: Path, archive: Path) -> Path:
+    return signs if kind == "pixels" else archive
+
+
+@pytest.fixture(scope="module")
+def trained(kind: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("model") / "whole.safetensors"
+    train_classifier(data, out, config(kind), kind)
+    return out
+
+
+def test_the_seed_decides_the_weights(kind: str, data: Path, trained: Path, tmp_path: Path) -> None:
+    train_classifier(data, tmp_path / "again.safetensors", config(kind), kind)
+    train_classifier(data, tmp_path / "other.safetensors", dataclasses.replace(config(kind), seed=5), kind)
+    assert (tmp_path / "again.safetensors").read_bytes() == trained.read_bytes()
+    assert (tmp_path / "other.safetensors").read_bytes() != trained.read_bytes()
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    kind: str, data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, original, calls = tmp_path / "killed.safetensors", running._run_epoch, []
+
+    def killed(*args: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise Killed
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_run_epoch", killed)
+        with pytest.raises(Killed):
+            train_classifier(data, out, config(kind), kind)
+    train_classifier(data, out, config(kind), kind, resume=True)
+    assert out.read_bytes() == trained.read_bytes()
+
+
+def test_what_is_written_is_as_good_as_what_was_trained(kind: str, data: Path, trained: Path) -> None:
+    """The file's folded, rounded layers give the average network's accuracy on the validation images."""
+    classifier = load_classifier(str(trained))
+    _, valid = split_images(load_labelled(data, kind), data)
+    right = classifier.probabilities(valid.images).argmax(1) == valid.labels
+    assert right.mean() == pytest.approx(classifier.training["valid_accuracy"], abs=1.5 / len(valid))
+    assert (classifier.input, classifier.classes) == (kind, valid.classes)
+    assert classifier.training["epochs"] == 2
+
+
+def test_latents_are_bound_to_their_model(kind: str, data: Path, trained: Path) -> None:
+    expected = open_archive(str(data)).manifest.model_sha256 if kind == "latents" else None
+    assert load_classifier(str(trained)).latents_of == expected
+
+
+def test_the_folded_network_is_the_network(kind: str) -> None:
+    torch.manual_seed(0)
+    channels, side = (3, 32) if kind == "pixels" else (5, 8)
+    network = SignNetwork(torch.full((channels,), 0.02), torch.full((channels,), -1.0), TINY[kind], side, 4)
+    for norm in network.norms:
+        torch.nn.init.normal_(norm.running_mean, 0.3, 0.5)
+        torch.nn.init.uniform_(norm.running_var, 0.1, 3.0)
+        torch.nn.init.uniform_(norm.weight, -1.5, 1.5)
+    random = np.random.default_rng(0)
+    shape = (6, 32, 32, 3) if kind == "pixels" else (6, 5, 8, 8)
+    values = random.integers(0, 100, shape).astype(np.uint8 if kind == "pixels" else np.int16)
+    weights = training.ClassifierWeights("it", kind, tuple("abcd"), network.layers(), None)
+    x = torch.from_numpy(values).permute(0, 3, 1, 2) if kind == "pixels" else torch.from_numpy(values)
+    with torch.inference_mode():
+        expected = torch.softmax(network.eval()(x), 1).numpy()
+    np.testing.assert_allclose(SignClassifier(weights, "").probabilities(values), expected, atol=1e-5)
+    reread = SignClassifier(classifier_from_bytes(weights.to_bytes(), "it"), "")
+    np.testing.assert_allclose(reread.probabilities(values), expected, atol=5e-3)
+
+
+def test_signs_can_be_learned(tmp_path: Path) -> None:
+    """A few classes of drawn signs that differ in colour and shape: most images never seen are told apart."""
+    write_signs(tmp_path / "signs", 2000, seed=1)
+    chosen = ("stop", "priority-road", "no-entry", "roundabout")
+    found = load_labelled(tmp_path / "signs", "pixels")
+    keep = np.isin(found.labels, [found.classes.index(name) for name in chosen])
+    numbers = np.array([chosen.index(name) if name in chosen else -1 for name in found.classes])
+    few = LabelledSet(found.keys, found.images, numbers[found.labels], chosen).take(keep)
+    training_set, valid = split_images(few, tmp_path)
+    recipe = ClassifierRecipe("pixels", config("pixels"), training_set)
+    before = recipe.evaluate(valid)["loss"]
+    random = np.random.default_rng(0)
+    for number in range(60):
+        rows = random.integers(0, len(training_set), 32)
+        recipe.step(torch.from_numpy(training_set.images[rows]), torch.from_numpy(training_set.labels[rows]), number, 60)
+    after = recipe.evaluate(valid)
+    assert after["loss"] < 0.7 * before
+    assert after["accuracy"] > 0.7
+
+
+def test_the_command_trains_on_an_archive(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "m.safetensors"
+    flags = ["--input", "latents", "--epochs", "1", "--batch-size", "16", "--device", "cpu", "--out", str(out)]
+    assert main(["train-classifier", str(archive), *flags]) == 0
+    assert "validation images are classified rightly" in capsys.readouterr().out
+    assert load_classifier(str(out)).training["epochs"] == 1
+
+
+def test_latents_of_files_are_refused_before_anything_is_written(signs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no archive"):
+        train_classifier(signs, tmp_path / "m.safetensors", config("latents"), "latents")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,233 @@
+"""The recipe of the sign classifiers: on pixels, each image jittered anew every time; on latents as an archive holds them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tsae.backends.layers import ClassifierLayers, Convolution, fold
+from tsae.classifier import ClassifierWeights, Input, classifier_from_bytes
+from tsae.training.config import TrainConfig
+from tsae.training.jitter import jitter
+from tsae.training.labelled import LabelledSet, load_labelled
+from tsae.training.run import run_recipe
+
+Stage = tuple[int, bool]
+"""Channels of a convolution, and whether its result is pooled."""
+
+STAGES: dict[Input, tuple[Stage, ...]] = {
+    "pixels": ((32, True), (64, True), (96, True), (160, False), (160, False)),
+    "latents": ((128, True), (160, False), (192, False)),
+}
+"""Networks by what they look at."""
+
+CONFIGS: dict[Input, TrainConfig] = {
+    "pixels": TrainConfig("signs-43", epochs=36, batch_size=128, learning_rate=5e-3),
+    "latents": TrainConfig("signs-43-latents", epochs=36, batch_size=128, learning_rate=5e-3),
+}
+"""The numbers of each recipe."""
+
+WARM_STEPS = 300
+"""The learning rate rises over the first steps, then follows half a cosine down to zero."""
+
+WEIGHT_DECAY = 0.05
+
+SMOOTHING = 0.1
+"""Share of the target that all classes share."""
+
+DROPPED = 0.3
+"""Share of what the last layer sees that is left out of each step."""
+
+AVERAGE_DECAY = 0.999
+"""Of the moving average of the weights, which is what is kept."""
+
+EVALUATION_BATCH = 256
+
+SAMPLED = 4096
+"""Training images that tell mean and deviation of each channel."""
+
+
+class SignNetwork(nn.Module):
+    """Normalised channels -> convolutions -> logits; see `tsae.classifier` for what it becomes."""
+
+    def __init__(self, scale: Tensor, offset: Tensor, stages: tuple[Stage, ...], side: int, classes: int) -> None:
+        """Builds the layers.
+
+        Args:
+            scale: What each channel is multiplied by, float32 `[C]`.
+            offset: What is added then, float32 `[C]`.
+            stages: Of the network.
+            side: Rows and columns of an input.
+            classes: How many there are.
+        """
+        super().__init__()
+        self.scale: Tensor
+        self.offset: Tensor
+        self.register_buffer("scale", scale)
+        self.register_buffer("offset", offset)
+        self.pools = [pooled for _, pooled in stages]
+        widths = [len(scale), *(channels for channels, _ in stages)]
+        self.convolutions = nn.ModuleList(
+            [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False) for inputs, outputs in itertools.pairwise(widths)]
+        )
+        self.norms = nn.ModuleList([nn.BatchNorm2d(outputs) for outputs in widths[1:]])
+        self.last = nn.Conv2d(widths[-1], classes, side // 2 ** sum(self.pools))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, side, side]`, integers or not, to logits `[B, K]`."""
+        x = x.float() * self.scale[:, None, None] + self.offset[:, None, None]
+        x = x.contiguous(memory_format=torch.channels_last)
+        for convolution, norm, pooled in zip(self.convolutions, self.norms, self.pools, strict=True):
+            x = functional.relu(norm(convolution(x)), inplace=True)
+            if pooled:
+                x = functional.max_pool2d(x, 2)
+        logits: Tensor = self.last(functional.dropout(x, DROPPED, self.training))
+        return logits.flatten(1)
+
+    def layers(self) -> ClassifierLayers:
+        """What was learned, with batch normalisations folded."""
+        tensors = {name: t.detach().cpu().numpy() for name, t in self.state_dict().items()}
+        folded = []
+        for number, norm in enumerate(self.norms):
+            weight = tensors[f"convolutions.{number}.weight"]
+            plain = Convolution(weight, np.zeros(len(weight), np.float32))
+            folded.append(fold(plain, tensors, f"norms.{number}", cast(nn.BatchNorm2d, norm).eps))
+        last = Convolution(tensors["last.weight"], tensors["last.bias"])
+        return ClassifierLayers(tensors["scale"], tensors["offset"], [*folded, last], tuple(self.pools))
+
+
+class ClassifierRecipe:
+    """Trains a `SignNetwork` with AdamW, a moving average of its weights, and smoothed labels."""
+
+    def __init__(self, kind: Input, config: TrainConfig, training: LabelledSet) -> None:
+        """Builds the network, with random weights.
+
+        Args:
+            kind: What it looks at.
+            config: The recipe's numbers.
+            training: To train on.
+        """
+        self.config, self.kind = config, kind
+        first = self._channels_first(torch.from_numpy(training.images[:1]))
+        scale, offset = _normalisation(training.images, kind)
+        network = SignNetwork(scale, offset, STAGES[kind], first.shape[-1], len(training.classes))
+        self.network = network.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        plain = [p for p in self.network.parameters() if p.ndim == 1]
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate)]
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What a killed run goes on with, beside the optimiser; `average` is what is kept."""
+        return {"network": self.network, "average": self.average}
+
+    def _channels_first(self, values: Tensor) -> Tensor:
+        return values.permute(0, 3, 1, 2) if self.kind == "pixels" else values
+
+    def step(self, values: Tensor, labels: Tensor, number: int, steps: int) -> Tensor:
+        """One step of descent.
+
+        Args:
+            values: Pixels, uint8 `[B, 32, 32, 3]`, or latents, integers `[B, C, 8, 8]`.
+            labels: Numbers of classes, int64 `[B]`.
+            number: Of this step, from 0.
+            steps: Of the whole run.
+
+        Returns:
+            The mean loss, without gradient.
+        """
+        optimizer = self.optimizers[0]
+        for group in optimizer.param_groups:
+            group["lr"] = self._rate(number, steps)
+        self.network.train()
+        x = self._channels_first(jitter(values) if self.kind == "pixels" else values)
+        loss = functional.cross_entropy(self.network(x), labels, label_smoothing=SMOOTHING)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        self._average(number)
+        return loss.detach()
+
+    def _rate(self, number: int, steps: int) -> float:
+        return self.config.learning_rate * min(1.0, (number + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * number / steps))
+
+    @torch.no_grad()
+    def _average(self, number: int) -> None:
+        """Moves the average on, with the statistics of batch normalisations."""
+        decay = min(AVERAGE_DECAY, (1 + number) / (10 + number))
+        kept, new = (list(network.state_dict().values()) for network in (self.average, self.network))
+        real = [index for index, t in enumerate(new) if t.is_floating_point()]
+        torch._foreach_lerp_([kept[index] for index in real], [new[index] for index in real], 1 - decay)
+
+    @torch.no_grad()
+    def evaluate(self, validation: LabelledSet) -> dict[str, float]:
+        """Cross-entropy with smoothed labels (nats) of the average weights, and accuracy."""
+        self.average.eval()
+        loss, right = 0.0, 0
+        for start in range(0, len(validation), EVALUATION_BATCH):
+            part = slice(start, start + EVALUATION_BATCH)
+            values = self._channels_first(torch.from_numpy(validation.images[part]).to(self.config.device))
+            labels = torch.from_numpy(validation.labels[part]).to(self.config.device)
+            logits = self.average(values)
+            loss += functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=SMOOTHING).item()
+            right += int((logits.argmax(1) == labels).sum().item())
+        return {"loss": loss / len(validation), "accuracy": right / len(validation)}
+
+    def finish(self, training: LabelledSet, facts: dict[str, Any]) -> bytes:
+        """The classifier's file, of the average weights."""
+        weights = ClassifierWeights(
+            self.config.model, self.kind, training.classes, self.average.layers(), training.latents_of, facts
+        )
+        return weights.to_bytes()
+
+
+def _normalisation(images: NDArray[Any], kind: Input) -> tuple[Tensor, Tensor]:
+    """Scale and offset that give each channel a mean of 0 and a deviation of 1."""
+    sample = images[:: max(1, len(images) // SAMPLED)].astype(np.float64)
+    axes = (0, 1, 2) if kind == "pixels" else (0, 2, 3)
+    scale = 1 / np.maximum(sample.std(axes), LEAST_DEVIATION)
+    return torch.from_numpy(scale).float(), torch.from_numpy(-sample.mean(axes) * scale).float()
+
+
+LEAST_DEVIATION = 0.25
+"""Of a channel; one that hardly changes is not blown up."""
+
+
+def default_classifier_config(kind: Input) -> TrainConfig:
+    """The numbers of a recipe."""
+    return CONFIGS[kind]
+
+
+def train_classifier(
+    data: str | Path, out: str | Path, config: TrainConfig, kind: Input = "pixels", *, resume: bool = False
+) -> ClassifierWeights:
+    """Trains a classifier and writes it; see `tsae.training.run.run_recipe`.
+
+    Args:
+        data: See `tsae.training.labelled.load_labelled`.
+        out: The model file to write, ending in `.safetensors`.
+        config: The recipe's numbers.
+        kind: What the classifier looks at.
+        resume: Whether to go on from the resume file of a killed run, if there is one.
+
+    Returns:
+        What was learned, with the weights that did best on the validation images.
+
+    Raises:
+        InputError: if the data or the output cannot be used, or the training fails.
+        ModelError: if there is an unusable resume file.
+    """
+    load = functools.partial(load_labelled, data, kind)
+    written = run_recipe(data, load, out, config, functools.partial(ClassifierRecipe, kind), resume=resume)
+    return classifier_from_bytes(written, str(out))
