@@ -1,20 +1,21 @@
 """Which sign an image shows: classifiers on pixels, or on latents as archives hold them. Inference only; needs no torch.
 
-A classifier is a chain of 3x3 convolutions, each rectified and some pooled, and one that sees all that is left. The file keeps
-weights as float16, with batch normalisations folded into them. `tsae.training` trains them.
+A classifier is a chain of rectified convolutions, some pooled, and one that sees all that is left; one of latents begins with a
+linear layer that spreads them to the size of pixels. The file keeps weights as float16, with batch normalisations folded into
+them. `tsae.training` trains them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsae.backends import Network, classifier_network
-from tsae.backends.layers import ClassifierLayers, Convolution
+from tsae.backends.layers import SPREAD, ClassifierLayers, Convolution, Then
 from tsae.config import DEFAULT_CLASSIFIER, IMAGE_SIZE_PX, Preprocessing
 from tsae.entropy import GRID
 from tsae.errors import ModelError
@@ -31,7 +32,7 @@ COLOURS = 3
 BATCH = 32
 """Images computed at once: their activations stay in a core's cache."""
 
-MAX_CLASSES, MAX_CHANNELS = 65_536, 4_096
+MAX_CLASSES, MAX_CHANNELS, MAX_LAYERS, MAX_SIDE = 65_536, 4_096, 64, 256
 """Of a file that is believed."""
 
 
@@ -68,12 +69,9 @@ class ClassifierWeights:
     @property
     def multiply_adds(self) -> int:
         """Products that one image costs."""
-        total, side = 0, self.side
         *inner, last = self.layers.convolutions
-        for layer, pooled in zip(inner, self.layers.pools, strict=True):
-            total += layer.weight.size * side**2
-            side //= 1 + pooled
-        return total + last.weight.size
+        sides = _sides(self.side, self.layers.then)
+        return sum(layer.weight.size * side**2 for layer, side in zip(inner, sides, strict=False)) + last.weight.size
 
     def to_bytes(self) -> bytes:
         """The file; equal weights give equal bytes."""
@@ -84,7 +82,7 @@ class ClassifierWeights:
             "training": self.training,
             "input": self.input,
             "classes": list(self.classes),
-            "pools": list(self.layers.pools),
+            "then": list(self.layers.then),
             "latents_of": self.latents_of,
         }
         tensors: Tensors = {"input.scale": self.layers.scale, "input.offset": self.layers.offset}
@@ -92,6 +90,20 @@ class ClassifierWeights:
             tensors[f"layers.{number}.weight"] = layer.weight.astype(np.float16)
             tensors[f"layers.{number}.bias"] = layer.bias.astype(np.float16)
         return write_model_file(header, tensors)
+
+
+def _sides(side: int, then: Sequence[Then]) -> list[int]:
+    """Rows of what each convolution sees, the last one included.
+
+    Raises:
+        ValueError: if an odd number would be halved.
+    """
+    sides = [side]
+    for what in then:
+        if what == "pool" and sides[-1] % 2:
+            raise ValueError(f"{sides[-1]} rows are to be pooled")
+        sides.append({"pool": sides[-1] // 2, "spread": sides[-1] * SPREAD, "rectify": sides[-1]}[what])
+    return sides
 
 
 def classifier_from_bytes(data: bytes, source: str) -> ClassifierWeights:
@@ -117,18 +129,18 @@ def classifier_from_bytes(data: bytes, source: str) -> ClassifierWeights:
 
 
 def _parse(header: Mapping[str, Any], tensors: Tensors) -> ClassifierWeights:
-    classes, pools, kind, latents_of = (header[name] for name in ("classes", "pools", "input", "latents_of"))
+    classes, then, kind, latents_of = (header[name] for name in ("classes", "then", "input", "latents_of"))
     if kind not in INPUTS or not isinstance(latents_of, str | None):
         raise ValueError(f"input {kind!r} of {latents_of!r}")
     if not (isinstance(classes, list) and 0 < len(classes) <= MAX_CLASSES and all(isinstance(c, str) for c in classes)):
         raise ValueError("classes are no list of texts")
-    if not (isinstance(pools, list) and all(isinstance(pooled, bool) for pooled in pools)):
-        raise ValueError("pools are no list of true and false")
+    if not (isinstance(then, list) and len(then) <= MAX_LAYERS and all(what in get_args(Then) for what in then)):
+        raise ValueError(f"what follows layers is no list of {', '.join(map(repr, get_args(Then)))}")
     layers = ClassifierLayers(
         tensors["input.scale"],
         tensors["input.offset"],
-        [Convolution(*(_float32(tensors[f"layers.{n}.{what}"]) for what in ("weight", "bias"))) for n in range(len(pools) + 1)],
-        tuple(pools),
+        [Convolution(*(_float32(tensors[f"layers.{n}.{what}"]) for what in ("weight", "bias"))) for n in range(len(then) + 1)],
+        tuple(then),
     )
     if len(tensors) != 2 + 2 * len(layers.convolutions):
         raise ValueError(f"{len(tensors)} tensors for {len(layers.convolutions)} layers")
@@ -145,24 +157,25 @@ def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
 
 def _check_shapes(weights: ClassifierWeights) -> None:
     """Refuses layers that do not follow from each other."""
-    layers, side = weights.layers, weights.side
-    inputs = len(layers.scale)
+    layers, channels = weights.layers, len(weights.layers.scale)
     for constants in (layers.scale, layers.offset):
-        if constants.shape != (inputs,) or constants.dtype != np.float32 or not np.isfinite(constants).all():
+        if constants.shape != (channels,) or constants.dtype != np.float32 or not np.isfinite(constants).all():
             raise ValueError(f"scale or offset of {constants.dtype} {constants.shape}")
-    if not 0 < inputs <= MAX_CHANNELS or (weights.input == "pixels" and inputs != COLOURS):
-        raise ValueError(f"{inputs} channels of {weights.input}")
-    for number, layer in enumerate(layers.convolutions):
-        is_last = number == len(layers.pools)
+    if not 0 < channels <= MAX_CHANNELS or (weights.input == "pixels" and channels != COLOURS):
+        raise ValueError(f"{channels} channels of {weights.input}")
+    sides = _sides(weights.side, layers.then)
+    if not 0 < max(sides) <= MAX_SIDE or not min(sides):
+        raise ValueError(f"layers of {max(sides)} to {min(sides)} rows")
+    for number, (layer, side) in enumerate(zip(layers.convolutions, sides, strict=True)):
+        is_last = number == len(layers.then)
         outputs = len(weights.classes) if is_last else len(layer.bias)
         kernel = side if is_last else 3
-        if layer.weight.shape != (outputs, inputs, kernel, kernel) or layer.bias.shape != (outputs,):
+        if layer.weight.shape != (outputs, channels, kernel, kernel) or layer.bias.shape != (outputs,):
             raise ValueError(f"layer {number} of {layer.weight.shape} and {layer.bias.shape}")
-        if not is_last and layers.pools[number]:
-            if side % 2:
-                raise ValueError(f"layer {number} pools {side} rows")
-            side //= 2
-        inputs = outputs
+        is_spread = not is_last and layers.then[number] == "spread"
+        if is_spread and outputs % SPREAD**2:
+            raise ValueError(f"layer {number} spreads {outputs} channels")
+        channels = outputs // SPREAD**2 if is_spread else outputs
 
 
 class SignClassifier:

@@ -43,7 +43,7 @@ ZOO = {
     ),
     "signs-43": ZooEntry(
         "signs-43.safetensors",
-        "dcd3ed7616fd56ecb0353d3719d0d1e9e263c35108d84ec8dd3726ddb65db1a7",
+        "4e9b9eeffd159fd0adfa82b74c53bb44e230536d371a61a04c6921b238b04814",
         "signs-43.md",
         "classifier",
     ),

@@ -28,11 +28,12 @@ def small_weights(kind: str, channels: int, side: int) -> ClassifierWeights:
         weight, bias = random.normal(0, 0.3, (outputs, inputs, kernel, kernel)), random.normal(0, 0.1, outputs)
         return Convolution(*(values.astype(np.float16).astype(np.float32) for values in (weight, bias)))
 
+    spread = 16 if kind == "latents" else 1
     layers = ClassifierLayers(
         random.uniform(0.01, 0.02, channels).astype(np.float32),
         random.normal(0, 0.1, channels).astype(np.float32),
-        [convolution(4, channels, 3), convolution(6, 4, 3), convolution(3, 6, side // 4)],
-        (True, True),
+        [convolution(2 * spread, channels, 3), convolution(4, 2, 3), convolution(6, 4, 3), convolution(3, 6, 8)],
+        ("spread", "pool", "pool") if kind == "latents" else ("pool", "rectify", "pool"),
     )
     latents_of = "0" * 64 if kind == "latents" else None
     return ClassifierWeights("small", kind, ("a", "b", "c"), layers, latents_of, {"seed": 1})  # type: ignore[arg-type]
@@ -73,11 +74,18 @@ def test_probabilities_are_those_of_the_layers_one_by_one(weights: ClassifierWei
 def slow_probabilities(weights: ClassifierWeights, x: np.ndarray) -> np.ndarray:
     layers = weights.layers
     x = x * layers.scale[:, None, None] + layers.offset[:, None, None]
-    for weight, bias in layers.convolutions[:-1]:
+    for (weight, bias), then in zip(layers.convolutions[:-1], layers.then, strict=True):
         padded = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)])
         seen = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
-        x = np.maximum(np.einsum("nchwij,ocij->nohw", seen, weight) + bias[:, None, None], 0)
-        x = x.reshape(*x.shape[:2], x.shape[2] // 2, 2, x.shape[3] // 2, 2).max((3, 5))
+        x = np.einsum("nchwij,ocij->nohw", seen, weight) + bias[:, None, None]
+        count, channels, height, width = x.shape
+        if then == "spread":
+            x = x.reshape(count, channels // 16, 4, 4, height, width).transpose(0, 1, 4, 2, 5, 3)
+            x = x.reshape(count, channels // 16, 4 * height, 4 * width)
+            continue
+        x = np.maximum(x, 0)
+        if then == "pool":
+            x = x.reshape(count, channels, height // 2, 2, width // 2, 2).max((3, 5))
     logits = np.einsum("nchw,ochw->no", x, layers.convolutions[-1].weight) + layers.convolutions[-1].bias
     odds = np.exp(logits - logits.max(1, keepdims=True))
     return odds / odds.sum(1, keepdims=True)
@@ -105,8 +113,10 @@ def test_other_values_are_refused(
 
 
 def test_multiply_adds_are_counted() -> None:
-    expected = 32 * 32 * 27 * 4 + 16 * 16 * 36 * 6 + 8 * 8 * 6 * 3
-    assert small_weights("pixels", 3, 32).multiply_adds == expected
+    of_pixels = 32 * 32 * 27 * 2 + 16 * 16 * 18 * 4 + 16 * 16 * 36 * 6 + 8 * 8 * 6 * 3
+    assert small_weights("pixels", 3, 32).multiply_adds == of_pixels
+    of_latents = 8 * 8 * 45 * 32 + 32 * 32 * 18 * 4 + 16 * 16 * 36 * 6 + 8 * 8 * 6 * 3
+    assert small_weights("latents", 5, 8).multiply_adds == of_latents
 
 
 # Files that are not as they should be
@@ -120,8 +130,8 @@ def rewritten(weights: ClassifierWeights, header: dict, tensors: dict) -> bytes:
 
 @pytest.mark.parametrize(
     "header",
-    [{"input": "sound"}, {"classes": ["a", "b"]}, {"classes": "abc"}, {"classes": []}, {"pools": [True]}, {"pools": [1, 1]},
-     {"pools": [True, False]}, {"latents_of": 5}, {"pools": [True, True, True]}],
+    [{"input": "sound"}, {"classes": ["a", "b"]}, {"classes": "abc"}, {"classes": []}, {"then": ["pool"]}, {"then": [1, 1, 1]},
+     {"then": ["rectify"] * 3}, {"latents_of": 5}, {"then": ["pool"] * 4}, {"then": ["pool"] * 65}, {"then": ["spread"] * 3}],
 )  # fmt: skip
 def test_headers_that_do_not_fit_are_refused(weights: ClassifierWeights, header: dict) -> None:
     with pytest.raises(ModelError, match="it: unusable classifier .*train it again"):
@@ -132,11 +142,12 @@ def test_headers_that_do_not_fit_are_refused(weights: ClassifierWeights, header:
     ("name", "tensor"),
     [
         ("layers.0.weight", None),
-        ("layers.0.weight", np.zeros((4, 4, 3, 3), np.float16)),
-        ("layers.0.weight", np.zeros((4, 3, 5, 5), np.float16)),
-        ("layers.1.bias", np.zeros(6, np.float32)),
-        ("layers.1.bias", np.full(6, np.inf, np.float16)),
+        ("layers.0.weight", np.zeros((2, 4, 3, 3), np.float16)),
+        ("layers.0.weight", np.zeros((2, 3, 5, 5), np.float16)),
+        ("layers.1.bias", np.zeros(4, np.float32)),
+        ("layers.1.bias", np.full(4, np.inf, np.float16)),
         ("layers.2.bias", np.zeros(4, np.float16)),
+        ("layers.3.bias", np.zeros(4, np.float16)),
         ("input.scale", np.zeros(0, np.float32)),
         ("input.offset", np.zeros((3, 1), np.float32)),
         ("layers.9.bias", np.zeros(6, np.float16)),

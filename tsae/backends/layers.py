@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,12 @@ class SeedLayers(NamedTuple):
     synthesis: list[Convolution]
 
 
+Then = Literal["rectify", "pool", "spread"]
+"""What follows a convolution: what is negative becomes 0; that, and the greatest of 2x2; or 16 channels become 4x4 of one."""
+
+SPREAD = 4
+
+
 class ClassifierLayers(NamedTuple):
     """A classifier's network, of which batch normalisations are folded already.
 
@@ -32,13 +38,13 @@ class ClassifierLayers(NamedTuple):
         scale: What each channel of the input is multiplied by, float32 `[C]`.
         offset: What is added then, float32 `[C]`.
         convolutions: Of 3x3, but the last one, whose kernel is as large as what it sees.
-        pools: Whether the greatest of 2x2 is taken after each of them but the last.
+        then: What follows each of them but the last.
     """
 
     scale: NDArray[np.float32]
     offset: NDArray[np.float32]
     convolutions: list[Convolution]
-    pools: tuple[bool, ...]
+    then: tuple[Then, ...]
 
 
 def seed_layers(tensors: Mapping[str, NDArray[Any]]) -> SeedLayers:

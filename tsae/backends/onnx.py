@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tsae.backends import Network
-from tsae.backends.layers import ClassifierLayers, Convolution, SeedLayers
+from tsae.backends.layers import SPREAD, ClassifierLayers, Convolution, SeedLayers
 from tsae.fixed_point import HIDDEN_LIMIT, KERNEL, MIX_LIMIT, STREAM_LIMIT, FixedPointTransform, is_mix, scaled_layer
 
 OPSET = 17
@@ -167,8 +167,12 @@ def classifier(layers: ClassifierLayers, device: str) -> Network:
     scale, offset = (graph.constant(values[:, None, None]) for values in (layers.scale, layers.offset))
     x = graph.apply("Add", graph.apply("Mul", "x", scale), offset)
     *inner, last = layers.convolutions
-    for layer, pooled in zip(inner, layers.pools, strict=True):
-        x = graph.apply("Relu", graph.convolve(x, *layer))
-        if pooled:
+    for layer, then in zip(inner, layers.then, strict=True):
+        x = graph.convolve(x, *layer)
+        if then == "spread":
+            x = graph.apply("DepthToSpace", x, blocksize=SPREAD, mode="CRD")
+            continue
+        x = graph.apply("Relu", x)
+        if then == "pool":
             x = graph.apply("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
     return graph.compile(graph.apply("Conv", x, *map(graph.constant, last)), len(layers.scale), len(last.bias))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tsae.backends import Network
-from tsae.backends.layers import ClassifierLayers, Convolution, SeedLayers
+from tsae.backends.layers import SPREAD, ClassifierLayers, Convolution, SeedLayers
 from tsae.fixed_point import HIDDEN_LIMIT, KERNEL, MIX_LIMIT, STREAM_LIMIT, FixedPointTransform, is_mix, scaled_layer
 
 
@@ -63,9 +63,10 @@ def classifier(layers: ClassifierLayers, device: str) -> Network:
 
     def classify(x: Tensor) -> Tensor:
         x = x * scale + offset
-        for (weight, bias), pooled in zip(inner, layers.pools, strict=True):
-            x = functional.conv2d(x, weight, bias, padding=1).relu_()
-            if pooled:
+        for (weight, bias), then in zip(inner, layers.then, strict=True):
+            x = functional.conv2d(x, weight, bias, padding=1)
+            x = functional.pixel_shuffle(x, SPREAD) if then == "spread" else x.relu_()
+            if then == "pool":
                 x = functional.max_pool2d(x, 2)
         return functional.conv2d(x, *last)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 import math
 from pathlib import Path
 from typing import Any, cast
@@ -15,25 +14,29 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsae.backends.layers import ClassifierLayers, Convolution, fold
+from tsae.backends.layers import SPREAD, ClassifierLayers, Convolution, Then, fold
 from tsae.classifier import ClassifierWeights, Input, classifier_from_bytes
+from tsae.config import IMAGE_SIZE_PX
+from tsae.entropy import GRID
+from tsae.reader import Archive
 from tsae.training.config import TrainConfig
 from tsae.training.jitter import jitter
 from tsae.training.labelled import LabelledSet, load_labelled
 from tsae.training.run import run_recipe
 
-Stage = tuple[int, bool]
-"""Channels of a convolution, and whether its result is pooled."""
+Stage = tuple[int, Then]
+"""Channels of a convolution, and what follows it."""
 
 STAGES: dict[Input, tuple[Stage, ...]] = {
-    "pixels": ((32, True), (64, True), (96, True), (160, False), (160, False)),
-    "latents": ((128, True), (160, False), (192, False)),
+    "pixels": ((32, "pool"), (64, "pool"), (96, "pool"), (160, "rectify"), (160, "rectify")),
+    "latents": ((48, "spread"), (16, "pool"), (48, "pool"), (80, "pool"), (128, "rectify")),
 }
-"""Networks by what they look at."""
+"""Networks by what they look at. At the latents' own resolution a stroke looks different from place to place in the patch that
+each stands for; networks that stayed there learned slowly (docs/CLASSIFIER.md)."""
 
 CONFIGS: dict[Input, TrainConfig] = {
     "pixels": TrainConfig("signs-43", epochs=36, batch_size=128, learning_rate=5e-3),
-    "latents": TrainConfig("signs-43-latents", epochs=36, batch_size=128, learning_rate=5e-3),
+    "latents": TrainConfig("signs-43-latents", epochs=4, batch_size=128, learning_rate=1e-2),
 }
 """The numbers of each recipe."""
 
@@ -45,7 +48,7 @@ WEIGHT_DECAY = 0.05
 SMOOTHING = 0.1
 """Share of the target that all classes share."""
 
-DROPPED = 0.3
+DROPPED: dict[Input, float] = {"pixels": 0.3, "latents": 0.1}
 """Share of what the last layer sees that is left out of each step."""
 
 AVERAGE_DECAY = 0.999
@@ -60,14 +63,13 @@ SAMPLED = 4096
 class SignNetwork(nn.Module):
     """Normalised channels -> convolutions -> logits; see `tsae.classifier` for what it becomes."""
 
-    def __init__(self, scale: Tensor, offset: Tensor, stages: tuple[Stage, ...], side: int, classes: int) -> None:
+    def __init__(self, kind: Input, scale: Tensor, offset: Tensor, classes: int) -> None:
         """Builds the layers.
 
         Args:
+            kind: What it looks at.
             scale: What each channel is multiplied by, float32 `[C]`.
             offset: What is added then, float32 `[C]`.
-            stages: Of the network.
-            side: Rows and columns of an input.
             classes: How many there are.
         """
         super().__init__()
@@ -75,35 +77,46 @@ class SignNetwork(nn.Module):
         self.offset: Tensor
         self.register_buffer("scale", scale)
         self.register_buffer("offset", offset)
-        self.pools = [pooled for _, pooled in stages]
-        widths = [len(scale), *(channels for channels, _ in stages)]
-        self.convolutions = nn.ModuleList(
-            [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False) for inputs, outputs in itertools.pairwise(widths)]
-        )
-        self.norms = nn.ModuleList([nn.BatchNorm2d(outputs) for outputs in widths[1:]])
-        self.last = nn.Conv2d(widths[-1], classes, side // 2 ** sum(self.pools))
+        self.dropped = DROPPED[kind]
+        self.then = tuple(then for _, then in STAGES[kind])
+        self.convolutions, self.norms = nn.ModuleList(), nn.ModuleList()
+        channels, side = len(scale), IMAGE_SIZE_PX if kind == "pixels" else GRID
+        for outputs, then in STAGES[kind]:
+            is_spread = then == "spread"
+            self.convolutions.append(nn.Conv2d(channels, outputs, 3, padding=1, bias=is_spread))
+            self.norms.append(nn.Identity() if is_spread else nn.BatchNorm2d(outputs))
+            channels = outputs // SPREAD**2 if is_spread else outputs
+            side = {"pool": side // 2, "spread": side * SPREAD, "rectify": side}[then]
+        self.last = nn.Conv2d(channels, classes, side)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, side, side]`, integers or not, to logits `[B, K]`."""
         x = x.float() * self.scale[:, None, None] + self.offset[:, None, None]
         x = x.contiguous(memory_format=torch.channels_last)
-        for convolution, norm, pooled in zip(self.convolutions, self.norms, self.pools, strict=True):
-            x = functional.relu(norm(convolution(x)), inplace=True)
-            if pooled:
+        for convolution, norm, then in zip(self.convolutions, self.norms, self.then, strict=True):
+            x = norm(convolution(x))
+            if then == "spread":
+                x = functional.pixel_shuffle(x, SPREAD)
+                continue
+            x = functional.relu(x, inplace=True)
+            if then == "pool":
                 x = functional.max_pool2d(x, 2)
-        logits: Tensor = self.last(functional.dropout(x, DROPPED, self.training))
+        logits: Tensor = self.last(functional.dropout(x, self.dropped, self.training))
         return logits.flatten(1)
 
     def layers(self) -> ClassifierLayers:
         """What was learned, with batch normalisations folded."""
         tensors = {name: t.detach().cpu().numpy() for name, t in self.state_dict().items()}
-        folded = []
+        layers = []
         for number, norm in enumerate(self.norms):
             weight = tensors[f"convolutions.{number}.weight"]
-            plain = Convolution(weight, np.zeros(len(weight), np.float32))
-            folded.append(fold(plain, tensors, f"norms.{number}", cast(nn.BatchNorm2d, norm).eps))
-        last = Convolution(tensors["last.weight"], tensors["last.bias"])
-        return ClassifierLayers(tensors["scale"], tensors["offset"], [*folded, last], tuple(self.pools))
+            bias = tensors.get(f"convolutions.{number}.bias", np.zeros(len(weight), np.float32))
+            layer = Convolution(weight, bias)
+            if isinstance(norm, nn.BatchNorm2d):
+                layer = fold(layer, tensors, f"norms.{number}", norm.eps)
+            layers.append(layer)
+        layers.append(Convolution(tensors["last.weight"], tensors["last.bias"]))
+        return ClassifierLayers(tensors["scale"], tensors["offset"], layers, self.then)
 
 
 class ClassifierRecipe:
@@ -118,9 +131,9 @@ class ClassifierRecipe:
             training: To train on.
         """
         self.config, self.kind = config, kind
-        first = self._channels_first(torch.from_numpy(training.images[:1]))
-        scale, offset = _normalisation(training.images, kind)
-        network = SignNetwork(scale, offset, STAGES[kind], first.shape[-1], len(training.classes))
+        network = SignNetwork(kind, *_normalisation(training.images, kind), len(training.classes))
+        if training.archive is not None:
+            _start_spreading(network, training, training.archive)
         self.network = network.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         plain = [p for p in self.network.parameters() if p.ndim == 1]
@@ -186,22 +199,50 @@ class ClassifierRecipe:
 
     def finish(self, training: LabelledSet, facts: dict[str, Any]) -> bytes:
         """The classifier's file, of the average weights."""
-        weights = ClassifierWeights(
-            self.config.model, self.kind, training.classes, self.average.layers(), training.latents_of, facts
-        )
+        latents_of = training.archive.manifest.model_sha256 if training.archive is not None else None
+        weights = ClassifierWeights(self.config.model, self.kind, training.classes, self.average.layers(), latents_of, facts)
         return weights.to_bytes()
 
 
 def _normalisation(images: NDArray[Any], kind: Input) -> tuple[Tensor, Tensor]:
-    """Scale and offset that give each channel a mean of 0 and a deviation of 1."""
+    """Scale and offset that give each channel a mean of 0, and all of them together a deviation of 1."""
     sample = images[:: max(1, len(images) // SAMPLED)].astype(np.float64)
     axes = (0, 1, 2) if kind == "pixels" else (0, 2, 3)
-    scale = 1 / np.maximum(sample.std(axes), LEAST_DEVIATION)
+    deviation = sample.std(axes)
+    if kind == "latents":  # one scale: channels of fine detail are small, and mostly noise
+        deviation[:] = np.sqrt((deviation**2).mean())
+    scale = 1 / np.maximum(deviation, LEAST_DEVIATION)
     return torch.from_numpy(scale).float(), torch.from_numpy(-sample.mean(axes) * scale).float()
 
 
 LEAST_DEVIATION = 0.25
-"""Of a channel; one that hardly changes is not blown up."""
+"""One that hardly changes is not blown up."""
+
+DECODED = 1024
+"""Training images that are decoded to start with; many more than the first layer has weights for an output."""
+
+RIDGE = 1e-3
+"""Share of its diagonal that is added to a matrix to be inverted."""
+
+
+@torch.no_grad()
+def _start_spreading(network: SignNetwork, training: LabelledSet, archive: Archive) -> None:
+    """Starts the first layer as the linear map from 3x3 latents to the 4x4 pixels of the middle one that errs least.
+
+    No other image is decoded. From random weights, a network took twice as many steps to come as far.
+    """
+    rows = np.arange(0, len(training), max(1, len(training) // DECODED))[:DECODED]
+    pixels = torch.from_numpy(archive.decode([training.keys[row] for row in rows])).permute(0, 3, 1, 2).double()
+    x = torch.from_numpy(training.images[rows]).double() * network.scale[:, None, None] + network.offset[:, None, None]
+    seen = functional.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)
+    y = (pixels - pixels.mean()) / pixels.std()
+    y = functional.pixel_unshuffle(y, SPREAD).flatten(2).transpose(1, 2).flatten(0, 1)
+    moments = seen.T @ seen
+    moments += RIDGE * moments.diagonal().mean() * torch.eye(len(moments))
+    first = cast(nn.Conv2d, network.convolutions[0])
+    first.weight.copy_(torch.linalg.solve(moments, seen.T @ y).T.view_as(first.weight))
+    assert first.bias is not None  # noqa: S101 (it was made with one)
+    first.bias.zero_()
 
 
 def default_classifier_config(kind: Input) -> TrainConfig:

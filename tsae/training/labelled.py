@@ -15,6 +15,7 @@ from tsae.classifier import Input
 from tsae.data.dataset import NO_LABEL, LatentDataset, number_labels
 from tsae.errors import InputError
 from tsae.inputs import list_inputs
+from tsae.reader import Archive
 from tsae.training.images import ImageSet, load_rows
 
 READ_AT_ONCE = 4096
@@ -33,12 +34,12 @@ class LabelledSet(ImageSet):
         images: uint8 `[N, 32, 32, 3]`; or integers `[N, C, 8, 8]`.
         labels: Numbers of classes, int64 `[N]`.
         classes: Labels in the order of these numbers.
-        latents_of: For latents, the fingerprint of their model.
+        archive: For latents, where they are from.
     """
 
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    latents_of: str | None = None
+    archive: Archive | None = None
 
     @property
     def examples(self) -> tuple[NDArray[Any], ...]:
@@ -84,8 +85,8 @@ def _from_archive(path: str, kind: Input) -> LabelledSet:
     ]
     values = np.concatenate([part.values.numpy() for part in parts])
     images = values.transpose(0, 2, 3, 1) if kind == "pixels" else values
-    latents_of = data.archive.manifest.model_sha256 if kind == "latents" else None
-    found = LabelledSet(keys, images, data.labels, tuple(data.classes), latents_of)
+    archive = data.archive if kind == "latents" else None
+    found = LabelledSet(keys, images, data.labels, tuple(data.classes), archive)
     return found.take(data.labels != NO_LABEL)
 
 

@@ -240,7 +240,7 @@ class Files:
 def _data_digest(training: ImageSet) -> str:
     found = hashlib.sha256("\0".join(training.keys).encode("utf-8", "surrogateescape"))
     for values in training.examples:
-        found.update(values.tobytes())
+        found.update(np.ascontiguousarray(values).reshape(-1).data)
     return found.hexdigest()
 
 
