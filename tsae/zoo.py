@@ -43,7 +43,7 @@ ZOO = {
     ),
     "signs-43": ZooEntry(
         "signs-43.safetensors",
-        "4e9b9eeffd159fd0adfa82b74c53bb44e230536d371a61a04c6921b238b04814",
+        "3d758ee1f8443c9313d1d89858a7913cace4723a75a931c2556667ecd13aec96",
         "signs-43.md",
         "classifier",
     ),
