@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tsae.backends import onnx, torch
-from tsae.backends.layers import ClassifierLayers, Convolution
+from tsae.backends.layers import LEAST_VARIANCE, ClassifierLayers, Convolution
 from tsae.classifier import ClassifierWeights, SignClassifier, classifier_from_bytes, describe_classifiers, load_classifier
 from tsae.config import DEFAULT_CLASSIFIER
 from tsae.errors import ModelError
@@ -30,8 +30,8 @@ def small_weights(kind: str, channels: int, side: int) -> ClassifierWeights:
 
     spread = 16 if kind == "latents" else 1
     layers = ClassifierLayers(
-        random.uniform(0.01, 0.02, channels).astype(np.float32),
-        random.normal(0, 0.1, channels).astype(np.float32),
+        np.full(channels, 0.02, np.float32),
+        np.full(channels, -0.1, np.float32),
         [convolution(2 * spread, channels, 3), convolution(4, 2, 3), convolution(6, 4, 3), convolution(3, 6, 8)],
         ("spread", "pool", "pool") if kind == "latents" else ("pool", "rectify", "pool"),
     )
@@ -74,6 +74,8 @@ def test_probabilities_are_those_of_the_layers_one_by_one(weights: ClassifierWei
 def slow_probabilities(weights: ClassifierWeights, x: np.ndarray) -> np.ndarray:
     layers = weights.layers
     x = x * layers.scale[:, None, None] + layers.offset[:, None, None]
+    if layers.then[0] != "spread":
+        x = standardised(x)
     for (weight, bias), then in zip(layers.convolutions[:-1], layers.then, strict=True):
         padded = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)])
         seen = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
@@ -81,7 +83,7 @@ def slow_probabilities(weights: ClassifierWeights, x: np.ndarray) -> np.ndarray:
         count, channels, height, width = x.shape
         if then == "spread":
             x = x.reshape(count, channels // 16, 4, 4, height, width).transpose(0, 1, 4, 2, 5, 3)
-            x = x.reshape(count, channels // 16, 4 * height, 4 * width)
+            x = standardised(x.reshape(count, channels // 16, 4 * height, 4 * width))
             continue
         x = np.maximum(x, 0)
         if then == "pool":
@@ -89,6 +91,19 @@ def slow_probabilities(weights: ClassifierWeights, x: np.ndarray) -> np.ndarray:
     logits = np.einsum("nchw,ochw->no", x, layers.convolutions[-1].weight) + layers.convolutions[-1].bias
     odds = np.exp(logits - logits.max(1, keepdims=True))
     return odds / odds.sum(1, keepdims=True)
+
+
+def standardised(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean((1, 2, 3), keepdims=True)) / np.sqrt(x.var((1, 2, 3), keepdims=True) + LEAST_VARIANCE)
+
+
+def test_how_dark_and_faint_an_image_is_does_not_matter() -> None:
+    """Where what is added to the variance is nothing beside it."""
+    dark = np.random.default_rng(3).integers(0, 120, (20, 32, 32, 3), np.uint8)
+    weights = small_weights("pixels", 3, 32)
+    layers = weights.layers._replace(scale=np.ones(3, np.float32), offset=np.zeros(3, np.float32))
+    classifier = SignClassifier(dataclasses.replace(weights, layers=layers), "")
+    np.testing.assert_allclose(classifier.probabilities(dark), classifier.probabilities(2 * dark + 10), atol=1e-4)
 
 
 def test_backends_agree(weights: ClassifierWeights, values: np.ndarray) -> None:

@@ -30,9 +30,15 @@ Then = Literal["rectify", "pool", "spread"]
 
 SPREAD = 4
 
+LEAST_VARIANCE = 0.004
+"""Added to the variance of an image before it is divided by its root, so that noise is not all that is left of a flat one."""
+
 
 class ClassifierLayers(NamedTuple):
     """A classifier's network, of which batch normalisations are folded already.
+
+    What enters the first convolution that spreads nothing is brought to mean 0 and variance 1 over each image: it does
+    not matter how dark or faint that is.
 
     Attributes:
         scale: What each channel of the input is multiplied by, float32 `[C]`.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tsae.backends import Network
-from tsae.backends.layers import SPREAD, ClassifierLayers, Convolution, SeedLayers
+from tsae.backends.layers import LEAST_VARIANCE, SPREAD, ClassifierLayers, Convolution, SeedLayers
 from tsae.fixed_point import HIDDEN_LIMIT, KERNEL, MIX_LIMIT, STREAM_LIMIT, FixedPointTransform, is_mix, scaled_layer
 
 OPSET = 17
@@ -167,12 +167,23 @@ def classifier(layers: ClassifierLayers, device: str) -> Network:
     scale, offset = (graph.constant(values[:, None, None]) for values in (layers.scale, layers.offset))
     x = graph.apply("Add", graph.apply("Mul", "x", scale), offset)
     *inner, last = layers.convolutions
+    if layers.then[0] != "spread":
+        x = _standardise(graph, x)
     for layer, then in zip(inner, layers.then, strict=True):
         x = graph.convolve(x, *layer)
         if then == "spread":
-            x = graph.apply("DepthToSpace", x, blocksize=SPREAD, mode="CRD")
+            x = _standardise(graph, graph.apply("DepthToSpace", x, blocksize=SPREAD, mode="CRD"))
             continue
         x = graph.apply("Relu", x)
         if then == "pool":
             x = graph.apply("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
     return graph.compile(graph.apply("Conv", x, *map(graph.constant, last)), len(layers.scale), len(last.bias))
+
+
+def _standardise(graph: Graph, x: str) -> str:
+    """Brings each image to a mean of 0 and a variance of nearly 1."""
+    axes: dict[str, Any] = {"axes": [1, 2, 3], "keepdims": 1}
+    x = graph.apply("Sub", x, graph.apply("ReduceMean", x, **axes))
+    variance = graph.apply("ReduceMean", graph.apply("Mul", x, x), **axes)
+    least = graph.constant(np.array(LEAST_VARIANCE, np.float32))
+    return graph.apply("Div", x, graph.apply("Sqrt", graph.apply("Add", variance, least)))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tsae.backends import Network
-from tsae.backends.layers import SPREAD, ClassifierLayers, Convolution, SeedLayers
+from tsae.backends.layers import LEAST_VARIANCE, SPREAD, ClassifierLayers, Convolution, SeedLayers
 from tsae.fixed_point import HIDDEN_LIMIT, KERNEL, MIX_LIMIT, STREAM_LIMIT, FixedPointTransform, is_mix, scaled_layer
 
 
@@ -63,9 +63,15 @@ def classifier(layers: ClassifierLayers, device: str) -> Network:
 
     def classify(x: Tensor) -> Tensor:
         x = x * scale + offset
+        if layers.then[0] != "spread":
+            x = functional.layer_norm(x, x.shape[1:], eps=LEAST_VARIANCE)
         for (weight, bias), then in zip(inner, layers.then, strict=True):
             x = functional.conv2d(x, weight, bias, padding=1)
-            x = functional.pixel_shuffle(x, SPREAD) if then == "spread" else x.relu_()
+            if then == "spread":
+                x = functional.pixel_shuffle(x, SPREAD)
+                x = functional.layer_norm(x, x.shape[1:], eps=LEAST_VARIANCE)
+                continue
+            x = x.relu_()
             if then == "pool":
                 x = functional.max_pool2d(x, 2)
         return functional.conv2d(x, *last)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsae.backends.layers import SPREAD, ClassifierLayers, Convolution, Then, fold
+from tsae.backends.layers import LEAST_VARIANCE, SPREAD, ClassifierLayers, Convolution, Then, fold
 from tsae.classifier import ClassifierWeights, Input, classifier_from_bytes
 from tsae.config import IMAGE_SIZE_PX
 from tsae.entropy import GRID
@@ -35,7 +35,7 @@ STAGES: dict[Input, tuple[Stage, ...]] = {
 each stands for; networks that stayed there learned slowly (docs/CLASSIFIER.md)."""
 
 CONFIGS: dict[Input, TrainConfig] = {
-    "pixels": TrainConfig("signs-43", epochs=36, batch_size=128, learning_rate=5e-3),
+    "pixels": TrainConfig("signs-43", epochs=32, batch_size=128, learning_rate=5e-3),
     "latents": TrainConfig("signs-43-latents", epochs=4, batch_size=128, learning_rate=1e-2),
 }
 """The numbers of each recipe."""
@@ -48,8 +48,11 @@ WEIGHT_DECAY = 0.05
 SMOOTHING = 0.1
 """Share of the target that all classes share."""
 
-DROPPED: dict[Input, float] = {"pixels": 0.3, "latents": 0.1}
+DROPPED: dict[Input, float] = {"pixels": 0.5, "latents": 0.3}
 """Share of what the last layer sees that is left out of each step."""
+
+CHANNELS_DROPPED = 0.05
+"""Share of channels that are left out after each other layer."""
 
 AVERAGE_DECAY = 0.999
 """Of the moving average of the weights, which is what is kept."""
@@ -92,15 +95,17 @@ class SignNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, side, side]`, integers or not, to logits `[B, K]`."""
         x = x.float() * self.scale[:, None, None] + self.offset[:, None, None]
-        x = x.contiguous(memory_format=torch.channels_last)
+        if self.then[0] != "spread":
+            x = _standardise(x)
         for convolution, norm, then in zip(self.convolutions, self.norms, self.then, strict=True):
             x = norm(convolution(x))
             if then == "spread":
-                x = functional.pixel_shuffle(x, SPREAD)
+                x = _standardise(functional.pixel_shuffle(x, SPREAD))
                 continue
             x = functional.relu(x, inplace=True)
             if then == "pool":
                 x = functional.max_pool2d(x, 2)
+            x = functional.dropout2d(x, CHANNELS_DROPPED, self.training)
         logits: Tensor = self.last(functional.dropout(x, self.dropped, self.training))
         return logits.flatten(1)
 
@@ -117,6 +122,11 @@ class SignNetwork(nn.Module):
             layers.append(layer)
         layers.append(Convolution(tensors["last.weight"], tensors["last.bias"]))
         return ClassifierLayers(tensors["scale"], tensors["offset"], layers, self.then)
+
+
+def _standardise(x: Tensor) -> Tensor:
+    """Brings each image to a mean of 0 and a variance of nearly 1."""
+    return functional.layer_norm(x, x.shape[1:], eps=LEAST_VARIANCE).contiguous(memory_format=torch.channels_last)
 
 
 class ClassifierRecipe:

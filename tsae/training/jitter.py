@@ -22,11 +22,18 @@ BLURRED_SHARE, BLUR_PX, BLUR_ODDS = 0.35, (0.4, 1.4), 0.7
 
 BLUR_REACH_PX = 3
 
-CONTRAST, BRIGHTNESS, TINT = (-0.7, 0.5), (-0.9, 0.5), 0.1
-"""Natural logarithms of the change of contrast, of the mean, and of each colour."""
+CONTRAST, BRIGHTNESS, GAMMA, SHADE, TINT = (-0.7, 0.5), (-0.9, 0.5), 0.4, 0.4, 0.2
+"""Natural logarithms: of the change of contrast, and of the mean; greatest ones of the exponent of a curve of brightness, of
+brightness from the middle of an image to an edge, and of each colour."""
 
-NOISE = 5.0
-"""Greatest deviation of noise, in grey levels."""
+SATURATION = 1.6
+"""From grey to so many times as colourful."""
+
+HIDDEN_SHARE, HIDDEN = 0.25, (0.1, 0.4)
+"""Share of images with something before the sign, and its width and height as parts of the image's."""
+
+NOISE = 0.15
+"""Greatest deviation of noise, as a part of the image's own."""
 
 
 def jitter(images: Tensor) -> Tensor:
@@ -39,7 +46,7 @@ def jitter(images: Tensor) -> Tensor:
         uint8 of the same shape.
     """
     x = images.permute(0, 3, 1, 2).float()
-    x = _light(_blur(_move(x)))
+    x = _light(_blur(_hide(_move(x))))
     return x.clamp_(0, 255).round_().to(torch.uint8).permute(0, 2, 3, 1)
 
 
@@ -56,6 +63,19 @@ def _move(x: Tensor) -> Tensor:
     down = torch.stack([sin, cos / stretch, _uniform(x, -SHIFT, SHIFT)], 1)
     grid = functional.affine_grid(torch.stack([across, down], 1), list(x.shape), align_corners=False)
     return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _hide(x: Tensor) -> Tensor:
+    """Lays a rectangle of some colour over some images."""
+    height, width = x.shape[2:]
+    inside = []
+    for size in (height, width):
+        middle, extent = _uniform(x, 0, 1) * size, _uniform(x, *HIDDEN) * size
+        distance = (torch.arange(size, device=x.device) + 0.5 - middle.view(-1, 1)).abs()
+        inside.append(distance < extent.view(-1, 1) / 2)
+    chosen = _uniform(x, 0, 1) < HIDDEN_SHARE
+    mask = inside[0][:, None, :, None] & inside[1][:, None, None, :] & chosen.view(-1, 1, 1, 1)
+    return torch.where(mask, _uniform(x, 0, 255, x.shape[1], 1, 1), x)
 
 
 def _blur(x: Tensor) -> Tensor:
@@ -80,8 +100,14 @@ def _gaussian(deviation: Tensor) -> Tensor:
 
 
 def _light(x: Tensor) -> Tensor:
-    """Changes contrast, brightness and tint, and adds noise."""
-    mean = x.mean((1, 2, 3), keepdim=True)
+    """Changes contrast, brightness and colours, casts a shade, and adds noise."""
+    mean, grey = x.mean((1, 2, 3), keepdim=True), x.mean(1, keepdim=True)
     contrast, brightness = torch.exp(_uniform(x, *CONTRAST, 1, 1, 1)), torch.exp(_uniform(x, *BRIGHTNESS, 1, 1, 1))
-    tint = torch.exp(_uniform(x, -TINT, TINT, x.shape[1], 1, 1))
-    return ((x - mean) * contrast + mean * brightness) * tint + torch.randn_like(x) * _uniform(x, 0, NOISE, 1, 1, 1)
+    x = grey + (x - grey) * _uniform(x, 0, SATURATION, 1, 1, 1)
+    x = (x - mean) * contrast + mean * brightness
+    x = 255 * (x.clamp(0, 255) / 255) ** torch.exp(_uniform(x, -GAMMA, GAMMA, 1, 1, 1))
+    down, across = (torch.linspace(-1, 1, size, device=x.device) for size in x.shape[2:])
+    shade = _uniform(x, -SHADE, SHADE, 1, 1, 1) * down[:, None] + _uniform(x, -SHADE, SHADE, 1, 1, 1) * across
+    tint = _uniform(x, -TINT, TINT, x.shape[1], 1, 1)
+    x = x * torch.exp(shade + tint)
+    return x + torch.randn_like(x) * _uniform(x, 0, NOISE, 1, 1, 1) * x.std((1, 2, 3), keepdim=True)

@@ -39,14 +39,15 @@ def test_an_archive_gives_what_it_decodes_to(signs: Path, archive: str) -> None:
     found, of_files = load_labelled(archive, "pixels"), load_labelled(signs, "pixels")
     np.testing.assert_array_equal(found.images, open_archive(archive).decode(found.keys))
     assert labels_by_key(found) == labels_by_key(of_files)
-    assert found.latents_of is None
+    assert found.archive is None
 
 
 def test_an_archive_gives_its_latents_as_they_are(archive: str) -> None:
     found, reader = load_labelled(archive, "latents"), open_archive(archive)
     np.testing.assert_array_equal(found.images, reader.latents(found.keys))
     assert found.images.dtype == (np.int8 if reader.manifest.model == "seed-8x8x8" else np.int16)
-    assert found.latents_of == reader.manifest.model_sha256
+    assert found.archive is not None
+    assert found.archive.state == reader.state
 
 
 def test_files_have_no_latents(signs: Path) -> None:
