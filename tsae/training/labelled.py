@@ -78,7 +78,7 @@ def load_labelled(data: str | Path, kind: Input) -> LabelledSet:
 
 
 def _from_archive(path: str, kind: Input) -> LabelledSet:
-    data = LatentDataset(path, kind)
+    data = LatentDataset(path, kind, cache_bytes=0)
     keys = list(data.archive.keys())
     parts = [
         data.__getitems__(range(start, min(start + READ_AT_ONCE, len(data)))) for start in range(0, len(data), READ_AT_ONCE)
