@@ -43,7 +43,7 @@ ZOO = {
     ),
     "signs-43": ZooEntry(
         "signs-43.safetensors",
-        "3d758ee1f8443c9313d1d89858a7913cace4723a75a931c2556667ecd13aec96",
+        "57bad6410686572fddb0806f4ee6e71952a84eb1f8807190e5ef8bc76f51247e",
         "signs-43.md",
         "classifier",
     ),
