@@ -6,6 +6,7 @@ Without Beam flags, `tsae compress` runs the same steps by the local engine, and
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 import time
@@ -16,15 +17,17 @@ from pipelines import local
 from pipelines.options import CompressOptions
 from tsae import archive as ar
 from tsae import log, paths
+from tsae.config import DEFAULT_CLASSIFIER
 from tsae.errors import InputError
 from tsae.inputs import Listing, list_inputs
 from tsae.jobs import stream
 from tsae.jobs.compress import check_model, commit_archive, compress_task, finish
+from tsae.jobs.encoding import NONE_KEPT, Kept
 from tsae.jobs.job_folder import CompressJob, check_committed, count_images, is_committed
 from tsae.jobs.plan import cut, find_state, plan, resume
 from tsae.jobs.run_report import Launch
 from tsae.jobs.target import Target, choose_quality
-from tsae.jobs.task_results import count_done, finished_tasks
+from tsae.jobs.task_results import TaskResult, count_done, finished_tasks
 from tsae.jobs.update import Changes, check_settings, check_writable, find_changes
 from tsae.model_facts import ModelFacts, check_quality, read_model_facts
 from tsae.progress import watch
@@ -48,9 +51,11 @@ def build(pipeline: beam.Pipeline, job: CompressJob, tasks: list[int]) -> beam.P
     )
 
 
-def run_here(workers: local.Workers, job: CompressJob, tasks: list[int]) -> None:
+def run_here(workers: local.Workers, job: CompressJob, tasks: list[int]) -> list[TaskResult]:
     """The same by the local engine."""
-    commit_archive(workers.map(compress_task, tasks, job), job)
+    results = workers.map(compress_task, tasks, job)
+    commit_archive(results, job)
+    return results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +66,13 @@ class Outcome:
         manifest: The state of the archive.
         done: Number of images that were worked on.
         changes: What was found where an archive was brought up to date; None where one was made anew.
+        kept: What it took to keep those images readable.
     """
 
     manifest: ar.Manifest
     done: int
     changes: Changes | None = None
+    kept: Kept = NONE_KEPT
 
 
 class _Stages:
@@ -215,6 +222,8 @@ def _check_options(options: CompressOptions) -> None:
     floor_db = options.min_psnr_db
     if floor_db is not None and not options.verify:
         raise InputError(f"--min-psnr {floor_db}: cannot be kept without verification; leave out --no-verify")
+    if options.keep_readable and not options.verify:
+        raise InputError("--keep-readable: cannot be kept without verification; leave out --no-verify")
     if floor_db is not None and not 0 < floor_db <= ar.EXACT_PSNR_DB:
         raise InputError(f"--min-psnr {floor_db}: is in dB, above 0 and at most {ar.EXACT_PSNR_DB:.0f}; 30 is a usual floor")
     for name, target in (("--target-bytes", options.target_bytes), ("--target-psnr", options.target_psnr_db)):
@@ -229,7 +238,13 @@ def _settings(options: CompressOptions, model: ModelFacts) -> ar.Settings:
     if target and not model.qualities:
         raise InputError(f"target of {target}: model {model.name} has no qualities to choose from; leave it out, or use tsae")
     quality = None if target else check_quality(options.quality, model.qualities, model.name)
-    return ar.Settings(source, source, options.verify, options.min_psnr_db, quality, str(target) if target else None)
+    aim, classifier = str(target) if target else None, _classifier_sha256() if options.keep_readable else None
+    return ar.Settings(source, source, options.verify, options.min_psnr_db, quality, aim, classifier)
+
+
+def _classifier_sha256() -> str:
+    """Which classifier says what can be read: records depend on it."""
+    return ar.digest(read_model_file(DEFAULT_CLASSIFIER))
 
 
 def _target(options: CompressOptions) -> Target | None:
@@ -321,11 +336,13 @@ def _run_job(job: CompressJob, changes: Changes | None, request: Request, worker
 
             engine.run(lambda pipeline: build(pipeline, job, left), flags)
             check_committed(job)
+            finished = finished_tasks(job) if job.settings.keep_readable else finished
             finish(job)
             elsewhere.is_over = True
         else:
-            run_here(workers, job, left)
-    return Outcome(ar.read_manifest(job.archive), total, changes)
+            finished |= {result.task: result for result in run_here(workers, job, left)}
+    kept = functools.reduce(Kept.plus, (result.kept for result in finished.values()), NONE_KEPT)
+    return Outcome(ar.read_manifest(job.archive), total, changes, kept)
 
 
 def _engine_name(flags: Sequence[str]) -> str:

@@ -32,6 +32,7 @@ class CompressOptions:
     target_bytes: float | None = None
     target_psnr_db: float | None = None
     min_psnr_db: float | None = None
+    keep_readable: bool = False
     verify: bool = True
     run_report: bool = False
     watch_s: float | None = None
@@ -91,6 +92,11 @@ def add_compress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-psnr", type=float, metavar="DB", help="store images that would come back worse than this losslessly as well"
     )
+    parser.add_argument(
+        "--keep-readable",
+        action="store_true",
+        help="store images better that a classifier would not read as it reads the original, losslessly if need be",
+    )
     parser.add_argument("--no-verify", action="store_true", help="do not decode each image to measure what comes back; faster")
     parser.add_argument(
         "--run-report",
@@ -144,6 +150,7 @@ def compress_options(args: argparse.Namespace) -> CompressOptions:
         target_bytes=args.target_bytes,
         target_psnr_db=args.target_psnr,
         min_psnr_db=args.min_psnr,
+        keep_readable=args.keep_readable,
         verify=not args.no_verify,
         run_report=args.run_report,
         watch_s=args.watch,

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tsae import __version__, log
+from tsae import __version__, cli_evaluate, log
 from tsae import cli_on_demand as on_demand
 from tsae.config import DEFAULT_MODEL, EXIT_FAILURES
 from tsae.errors import TsaeError
@@ -194,6 +194,8 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--json", action="store_true")
 
+    cli_evaluate.add_evaluate(add("evaluate", cli_evaluate.run, "tell how good archives are: size, quality, readable signs"))
+
     _add_compact(add("compact", _compact, "merge small shards of an archive, and remove records from it"))
 
     export = add("export-web", _export_web, "write an archive as a web page that any file host can serve")
@@ -322,14 +324,18 @@ def _compress(args: argparse.Namespace, flags: list[str]) -> int:
     skipped = f", {_count(counts.skipped, 'other file')} skipped" if counts.skipped else ""
     lossless = f", {counts.lossless} stored losslessly as well" if counts.lossless else ""
     changes = "" if outcome.changes is None else f" ({_describe_changes(outcome.changes)})"
+    kept = _describe_kept(outcome) if args.keep_readable else ""
     print(
-        f"{args.archive}: {counts.images} images{changes}{lossless}{_failed(failed)}{skipped}, {_rate(outcome.done, seconds)}"
+        f"{args.archive}: {counts.images} images{changes}{lossless}{kept}{_failed(failed)}{skipped}, "
+        f"{_rate(outcome.done, seconds)}"
     )
     if failed:
         with open_archive(args.archive) as archive:
             _show_failures(archive.failures(), f"{args.archive}/failures")
     exit_code = EXIT_FAILURES if failed and not args.allow_failures else 0
     facts = {"archive": args.archive, "done": outcome.done, "wall_s": round(seconds, 3), "exit_code": exit_code}
+    if args.keep_readable:
+        facts |= {"kept_readable": outcome.kept.images, "kept_readable_bytes": outcome.kept.bytes}
     log.tell("compressed", **facts, **dataclasses.asdict(counts))
     return exit_code
 
@@ -355,6 +361,12 @@ def _watch_elsewhere(options: CompressOptions, flags: list[str]) -> Outcome:
 def _describe_changes(changes: Changes) -> str:
     missing = f"; no longer in the input, but kept: {changes.missing}" if changes.missing else ""
     return f"{changes.new} new, {changes.changed} changed{missing}" if changes.is_needed else f"nothing has changed{missing}"
+
+
+def _describe_kept(outcome: Outcome) -> str:
+    kept = outcome.kept
+    each = f", {kept.bytes / outcome.done:+.1f} bytes an image" if outcome.done else ""
+    return f", {kept.images} stored better to stay readable{each}"
 
 
 def _decompress(args: argparse.Namespace, flags: list[str]) -> int:
@@ -451,6 +463,8 @@ def _describe(info: dict[str, Any]) -> str:
     if info["images"]:
         rows["an image"] = f"{info['bytes_per_image']:.1f} bytes, {info['stream_bytes'] / info['images']:.1f} of them latents"
         rows["quality"] = _describe_quality(info)
+        if info["keep_readable"] is not None:
+            rows["readable"] = f"as the originals, to the classifier of sha256 {info['keep_readable'][:16]}..."
         rows["ratio"] = f"1/{info['ratio_to_raw']:.2f} of the raw pixels, 1/{info['ratio_to_source']:.2f} of the input files"
     return "\n".join(f"{name:<10}{log.printable(text)}" for name, text in rows.items())
 

@@ -292,6 +292,7 @@ class Archive:
             "quality": manifest.settings.quality,
             "target": manifest.settings.target,
             "min_psnr_db": manifest.settings.min_psnr_db,
+            "keep_readable": manifest.settings.keep_readable,
             "created_by": manifest.created_by,
             "images": counts.images,
             "failures": counts.failures,

@@ -26,7 +26,7 @@ from PIL import Image
 from tsae import archive as ar
 from tsae.codec import Codec
 from tsae.images import decode_image, encode_image, resize
-from tsae.jobs.compress import encode_chunk
+from tsae.jobs.encoding import encode_chunk
 from tsae.signs import draw_sign
 from tsae.zoo import read_model_file
 
@@ -64,7 +64,7 @@ def make_records(codec: Codec, indexes: Mapping[str, int], labels: Mapping[str, 
     drawn = [draw(index) for index in indexes.values()]
     x = np.stack([resize(Image.fromarray(image)) for image in drawn])
     heights, widths = np.array([image.shape[:2] for image in drawn], np.uint32).T
-    coded, names = encode_chunk(x, codec, settings), [labels.get(key) for key in indexes]
+    coded, names = encode_chunk(x, codec, settings)[0], [labels.get(key) for key in indexes]
     return dataclasses.replace(coded, keys=list(indexes), widths=widths, heights=heights, labels=names)
 
 

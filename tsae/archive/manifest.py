@@ -96,6 +96,8 @@ class Settings:
         min_psnr_db: PSNR below which an image is stored losslessly as well; None is never.
         quality: Operating point of the model; None for a model that has none.
         target: What the quality was chosen for, such as "120 bytes" or "34 dB"; None where it was given.
+        keep_readable: SHA-256 of the classifier that must read each image as it reads the original; None is not to ask.
+            An archive made without it does not mention it.
     """
 
     source: str
@@ -104,6 +106,7 @@ class Settings:
     min_psnr_db: float | None
     quality: int | None = None
     target: str | None = None
+    keep_readable: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +158,10 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The bytes of `manifest.json`; equal manifests give equal bytes."""
-        rest = json.dumps(dataclasses.asdict(self), indent=1).encode()[2:]
+        fields = dataclasses.asdict(self)
+        if self.settings.keep_readable is None:
+            del fields["settings"]["keep_readable"]
+        rest = json.dumps(fields, indent=1).encode()[2:]
         return b'{"format": "tsae", "format_version": 1, "sha256": "' + digest(rest).encode() + b'",\n' + rest
 
     @classmethod
@@ -266,6 +272,8 @@ def _check_manifest(manifest: Manifest) -> None:
             check_name(entry.file, folder)
     if not all(SHA256.fullmatch(part.sha256) for part in (*manifest.lists, *manifest.failures)):
         raise ValueError("a digest is none")
+    if manifest.settings.keep_readable is not None and not SHA256.fullmatch(manifest.settings.keep_readable):
+        raise ValueError(f"the classifier's digest is {manifest.settings.keep_readable[:50]!r}")
     if not SHA256.fullmatch(manifest.model_sha256):
         raise ValueError(f"the model's digest is {manifest.model_sha256[:50]!r}")
     for entry in manifest.lists:  # `list(archive)` reserves memory for as many keys as this says, before it reads one

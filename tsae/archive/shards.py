@@ -148,6 +148,14 @@ class Shard:
         """Columns that a later version has added, which this one does not read."""
         return self._table.added_columns()
 
+    def column_bytes(self) -> dict[str, int]:
+        """Bytes that each column takes in the file, by name."""
+        sizes = dict.fromkeys(RECORD_SCHEMA.names, 0)
+        for group in self._table.row_groups:
+            for chunk in group.chunks:
+                sizes[chunk.column.name] = sizes.get(chunk.column.name, 0) + chunk.end - chunk.start
+        return sizes
+
     def metadata(self) -> dict[str, Any]:
         """What `shard_to_bytes` was given as metadata; empty if nothing."""
         return self._table.metadata()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -18,13 +17,13 @@ from numpy.typing import NDArray
 import tsae
 from tsae import archive as ar
 from tsae.errors import CorruptDataError, FormatError, ImageError, InputError
-from tsae.images import decode_image, encode_lossless, resize
+from tsae.images import decode_image, resize
 from tsae.inputs import ContainerError, Item, Read, map_inputs, stat_input
 from tsae.jobs import job_folder, task_results
+from tsae.jobs.encoding import NONE_KEPT, Kept, encode_chunk
 from tsae.jobs.job_folder import CompressJob
 from tsae.jobs.run_report import write_run_report
 from tsae.jobs.task_results import TaskResult
-from tsae.metrics import psnr_db
 from tsae.model_facts import read_model_facts
 from tsae.paths import ConflictError
 
@@ -69,18 +68,28 @@ class TaskImages:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedTask:
-    """The records of one task, still to be written, the states of their files, the failures, and seconds by stage so far."""
+    """The records of one task, still to be written, and what belongs to them.
+
+    Attributes:
+        task: Its number.
+        records: Of the images that came through.
+        origins: The states of their files, by key.
+        failures: The others.
+        stages_s: Seconds that the stages took so far.
+        kept: What it took to keep images readable.
+    """
 
     task: int
     records: ar.Records
     origins: dict[str, ar.Origin]
     failures: list[ar.Failure]
     stages_s: dict[str, float]
+    kept: Kept = NONE_KEPT
 
     def counts(self) -> dict[str, int]:
         """What was done, by names of metrics."""
         lossless = sum(image is not None for image in self.records.lossless)
-        return {"images_encoded": len(self.records), "images_lossless": lossless}
+        return {"images_encoded": len(self.records), "images_lossless": lossless, "images_kept_readable": self.kept.images}
 
 
 def read_images(task: int, job: CompressJob) -> TaskImages:
@@ -180,7 +189,8 @@ def _load_codec(archive: ar.Folder, name: str, sha256: str, device: str) -> Code
 def encode_images(images: TaskImages, job: CompressJob) -> EncodedTask:
     """Encodes the images of a task, and unless the settings say otherwise decodes and measures each of them.
 
-    An image below the floor of the settings is stored losslessly as well.
+    An image below the floor of the settings is stored losslessly as well, and one that the settings' classifier would not read
+    as its original is stored better.
 
     Args:
         images: As read.
@@ -191,35 +201,19 @@ def encode_images(images: TaskImages, job: CompressJob) -> EncodedTask:
     """
     codec = load_codec(job)
     started_s = time.perf_counter()
-    parts = []
+    parts, kept = [], NONE_KEPT
     for start in range(0, len(images.keys), codec.encoded_images):
-        parts.append(encode_chunk(images.images[start : start + codec.encoded_images], codec, job.settings))
-        _count(job, images=len(parts[-1].streams))
+        part, more = encode_chunk(images.images[start : start + codec.encoded_images], codec, job.settings)
+        parts.append(part)
+        kept = kept.plus(more)
+        _count(job, images=len(part))
     _count(job, images=len(images.failures), failed=len(images.failures))
     coded = ar.concatenate(parts)
     widths, heights = images.sizes_px.T
     records = dataclasses.replace(coded, keys=images.keys, widths=widths, heights=heights, labels=images.labels)
     origins = dict(zip(images.keys, images.origins, strict=True))
     stages_s = images.stages_s | {"encode": time.perf_counter() - started_s}
-    return EncodedTask(images.task, records, origins, images.failures, stages_s)
-
-
-def encode_chunk(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings) -> ar.Records:
-    """Encodes images as the settings say; keys, sizes and labels are still to be filled in.
-
-    Args:
-        images: uint8 `[N, 32, 32, 3]`.
-        codec: The model.
-        settings: Of the job.
-    """
-    records = codec.encode(images, settings.quality)
-    if settings.verify:
-        psnrs_db = ar.stored_psnr_db(psnr_db(images, codec.decode_streams(records)))
-        records = dataclasses.replace(records, psnrs_db=psnrs_db)
-    floor_db = -math.inf if settings.min_psnr_db is None else settings.min_psnr_db
-    rows = zip(images, records.psnrs_db, records.lossless, strict=True)
-    lossless = [encode_lossless(x) if file is None and psnr < floor_db else file for x, psnr, file in rows]
-    return dataclasses.replace(records, lossless=lossless)
+    return EncodedTask(images.task, records, origins, images.failures, stages_s, kept)
 
 
 def _count(job: CompressJob, **tally: int) -> None:
@@ -254,7 +248,7 @@ def write_shard(encoded: EncodedTask, job: CompressJob) -> TaskResult:
         _count(job, bytes_in=source_bytes, bytes_out=entry.bytes)
     failures = task_results.write_failures(job.archive, job.first_number + encoded.task, encoded.failures)
     stages_s = encoded.stages_s | {"write": time.perf_counter() - started_s}
-    result = TaskResult(encoded.task, entry, failures, len(encoded.records), source_bytes, stages_s)
+    result = TaskResult(encoded.task, entry, failures, len(encoded.records), source_bytes, stages_s, encoded.kept)
     task_results.keep_result(result, job)
     return result
 

@@ -81,6 +81,8 @@ def describe_run(job: CompressJob, launch: Launch, manifest: ar.Manifest, result
         "stages_s": {stage: round(seconds, 3) for stage, seconds in stages_s.items()},
         "tasks": job.tasks,
         "images_written": sum(result.images for result in results),
+        "images_kept_readable": sum(result.kept.images for result in results),
+        "bytes_kept_readable": sum(result.kept.bytes for result in results),
         "images_failed": sum(result.failures.rows for result in results if result.failures),
         "bytes_read": sum(result.source_bytes for result in results),
         "bytes_written": sum(result.shard.bytes for result in results if result.shard),

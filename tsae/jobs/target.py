@@ -12,7 +12,7 @@ from tsae import archive as ar
 from tsae.errors import ImageError, InputError
 from tsae.images import decode_image, resize
 from tsae.inputs import Item, Listing, Read, map_inputs
-from tsae.jobs.compress import encode_chunk
+from tsae.jobs.encoding import encode_chunk
 from tsae.jobs.plan import SHARD_IMAGES
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def try_quality(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings, 
         beside: Bytes an image beside the coded ones.
         total: Images that the sample stands for.
     """
-    records = encode_chunk(images, codec, settings)
+    records, _ = encode_chunk(images, codec, settings)
     sizes = np.array([len(s) + len(file or b"") for s, file in zip(records.streams, records.lossless, strict=True)])
     psnrs_db, count = records.psnrs_db.astype(np.float64), len(images)
     reserve = SIGMAS / np.sqrt(count) * np.sqrt(max(0.0, 1 - count / total))

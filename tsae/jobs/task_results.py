@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from tsae import archive as ar
 from tsae.errors import InputError
+from tsae.jobs.encoding import NONE_KEPT, Kept
 from tsae.jobs.job_folder import BATCHES_FOLDER, DONE_FOLDER, CompressJob, at_once, entry_of
 
 BINARY = ("footer", "crc32s")
@@ -27,6 +28,7 @@ class TaskResult:
         images: How many are the task's own; a shard that is replaced has others as well.
         source_bytes: Of the files of these.
         stages_s: Seconds that its stages took, which differ from run to run.
+        kept: What it took to keep images readable.
     """
 
     task: int
@@ -35,6 +37,7 @@ class TaskResult:
     images: int = 0
     source_bytes: int = 0
     stages_s: dict[str, float] = dataclasses.field(default_factory=dict, compare=False)
+    kept: Kept = NONE_KEPT
 
     def counts(self) -> dict[str, int]:
         """What was done, by names of metrics."""
@@ -52,11 +55,11 @@ class TaskResult:
     def from_json(cls, text: bytes) -> TaskResult:
         """Reads the JSON object of the fields that `keep_result` leaves in the job folder."""
         fields = json.loads(text)
-        shard, failures = fields.pop("shard"), fields.pop("failures")
+        shard, failures, kept = fields.pop("shard"), fields.pop("failures"), Kept(*fields.pop("kept", ()))
         fields["stages_s"] = {stage: float(seconds) for stage, seconds in fields.get("stages_s", {}).items()}
         if shard is not None:
             shard |= {name: base64.b64decode(shard[name]) for name in BINARY}
-        return cls(**fields, shard=shard and ar.ShardEntry(**shard), failures=entry_of(failures))
+        return cls(**fields, kept=kept, shard=shard and ar.ShardEntry(**shard), failures=entry_of(failures))
 
 
 def write_failures(archive: ar.Folder, number: int, failures: Sequence[ar.Failure]) -> ar.FileEntry | None:

@@ -1,0 +1,127 @@
+"""Images kept readable: at the lowest quality that will do, or losslessly; and what that costs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tsae import archive as ar
+from tsae.codec import Codec
+from tsae.errors import ModelError
+from tsae.images import resize
+from tsae.jobs import encoding
+from tsae.jobs.encoding import Kept, encode_chunk
+from tsae.metrics import psnr_db
+from tsae.signs import draw_signs
+from tsae.zoo import read_model_file
+
+SETTINGS = ar.Settings(source="", root="", verify=True, min_psnr_db=None, quality=2, keep_readable="1" * 64)
+
+
+@pytest.fixture(scope="module")
+def images() -> NDArray[np.uint8]:
+    return np.stack([resize(Image.fromarray(sign.image)) for sign in draw_signs(24)])
+
+
+@pytest.fixture(scope="module")
+def learned() -> Codec:
+    return Codec.from_bytes(read_model_file("tsae"), "tsae")
+
+
+@pytest.fixture(scope="module")
+def seed() -> Codec:
+    return Codec.from_bytes(read_model_file("seed-8x8x8"), "seed")
+
+
+class Near:
+    """Reads the number of the original if an image is within so many dB of it, else nothing."""
+
+    def __init__(self, originals: NDArray[np.uint8], floors_db: NDArray[np.float64]) -> None:
+        self._originals, self._floors_db = originals, floors_db
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.intp]:
+        found = np.full(len(images), -1)
+        for number, (original, floor_db) in enumerate(zip(self._originals, self._floors_db, strict=True)):
+            found[psnr_db(np.broadcast_to(original, images.shape), images) >= floor_db] = number
+        return found
+
+
+def use(reader: Near, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "load_reader", {"1" * 64: reader}.__getitem__)
+
+
+def plain(images: NDArray[np.uint8], codec: Codec, quality: int | None) -> ar.Records:
+    return encode_chunk(images, codec, dataclasses.replace(SETTINGS, quality=quality, keep_readable=None))[0]
+
+
+def rows(records: ar.Records) -> list[tuple[int, bytes, bytes | None, float]]:
+    columns = (records.codings.tolist(), records.streams, records.lossless, records.psnrs_db.tolist())
+    return list(zip(*columns, strict=True))
+
+
+def test_each_image_gets_the_lowest_quality_that_will_do(
+    images: NDArray[np.uint8], learned: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_quality = {quality: plain(images, learned, quality) for quality in range(2, 9)}
+    floors_db = np.where(np.arange(len(images)) % 2, 33.0, 10.0)
+    use(Near(images, floors_db), monkeypatch)
+    records, kept = encode_chunk(images, learned, SETTINGS)
+    expected = []
+    for row, floor_db in enumerate(floors_db):
+        good = [q for q, found in by_quality.items() if found.psnrs_db[row] >= floor_db or found.lossless[row] is not None]
+        expected.append(rows(by_quality[good[0]])[row])
+    assert rows(records) == expected
+    before = rows(by_quality[2])
+    changed = [row for row in range(len(images)) if rows(records)[row] != before[row]]
+    assert changed
+    size = {row: len(found[1]) + len(found[2] or b"") for row, found in enumerate(rows(records))}
+    more = sum(size[row] - len(before[row][1]) - len(before[row][2] or b"") for row in changed)
+    assert kept == Kept(len(changed), more)
+
+
+def test_what_no_quality_keeps_is_stored_losslessly_beside_its_stream(
+    images: NDArray[np.uint8], learned: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(Near(images, np.full(len(images), 90.0)), monkeypatch)  # nothing but the same pixels
+    records, kept = encode_chunk(images, learned, SETTINGS)
+    assert all(file is not None for file in records.lossless)
+    np.testing.assert_array_equal(learned.decode(records), images)
+    assert records.streams == plain(images, learned, 2).streams
+    assert kept.images == len(images)
+
+
+def test_a_model_without_qualities_stores_losslessly_at_once(
+    images: NDArray[np.uint8], seed: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = plain(images, seed, None)
+    floor_db = float(np.median(before.psnrs_db))
+    use(Near(images, np.full(len(images), floor_db)), monkeypatch)
+    settings = dataclasses.replace(SETTINGS, quality=None)
+    records, kept = encode_chunk(images, seed, settings)
+    is_low = before.psnrs_db < floor_db
+    assert [file is not None for file in records.lossless] == is_low.tolist()
+    assert records.streams == before.streams
+    assert kept == Kept(int(is_low.sum()), sum(len(file) for file in records.lossless if file is not None))
+
+
+def test_where_all_is_readable_nothing_changes(
+    images: NDArray[np.uint8], learned: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(Near(images, np.zeros(len(images))), monkeypatch)
+    records, kept = encode_chunk(images, learned, SETTINGS)
+    assert (rows(records), kept) == (rows(plain(images, learned, 2)), Kept(0, 0))
+
+
+def test_a_floor_of_psnr_holds_as_well(images: NDArray[np.uint8], learned: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(Near(images, np.full(len(images), 27.0)), monkeypatch)
+    records, _ = encode_chunk(images, learned, dataclasses.replace(SETTINGS, min_psnr_db=35.0))
+    assert all(file is not None for file, psnr in zip(records.lossless, records.psnrs_db, strict=True) if psnr < 35)
+
+
+def test_another_classifier_than_the_jobs_is_refused() -> None:
+    with pytest.raises(ModelError, match="one version of tsae on all machines"):
+        encoding.load_reader("0" * 64)
