@@ -74,8 +74,7 @@ def _accuracy(readings: Readings) -> Row:
     lost, gained, images = int(readings.is_lost[known].sum()), int(readings.is_gained[known].sum()), int(known.sum())
     low, high = paired_interval(lost, gained, images)
     return {
-        "originals": _mean(readings.right_original[known]),
-        "decoded": _mean(readings.right_decoded[known]),
+        **_shares_right(readings, known),
         "images": images,
         "lost": lost,
         "gained": gained,
@@ -83,6 +82,10 @@ def _accuracy(readings: Readings) -> Row:
         "drop_interval_95_points": [100 * low, 100 * high],
         "mcnemar_p": mcnemar_p(lost, gained),
     }
+
+
+def _shares_right(readings: Readings, mask: Mask) -> Row:
+    return {"originals": _mean(readings.right_original[mask]), "decoded": _mean(readings.right_decoded[mask])}
 
 
 def _images(readings: Readings, rows: NDArray[np.intp]) -> list[Row]:
@@ -135,13 +138,12 @@ def part(readings: Readings, mask: Mask) -> Row:
     """Figures of some images, at least one."""
     facts, known = readings.facts, readings.is_labelled & mask
     psnrs_db = facts.psnrs_db[mask]
-    accuracy = {"originals": _mean(readings.right_original[known]), "decoded": _mean(readings.right_decoded[known])}
     return {
         "images": int(mask.sum()),
         "bytes": _mean(facts.sizes_bytes[mask]),
         "psnr_db": {"mean": _mean(psnrs_db), "p1": float(np.percentile(psnrs_db, 1))},
         "ssim": _mean(facts.ssims[mask]),
-        **({"accuracy": accuracy} if known.any() else {}),
+        **({"accuracy": _shares_right(readings, known)} if known.any() else {}),
         "agreement": _mean(readings.agrees[mask]),
         "lost": int(readings.is_lost[mask].sum()),
     }

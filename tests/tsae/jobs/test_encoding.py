@@ -38,16 +38,15 @@ def seed() -> Codec:
 
 
 class Near:
-    """Reads the number of the original if an image is within so many dB of it, else nothing."""
+    """Reads the number of the nearest original, if an image is within so many dB of it, else nothing."""
 
     def __init__(self, originals: NDArray[np.uint8], floors_db: NDArray[np.float64]) -> None:
         self._originals, self._floors_db = originals, floors_db
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.intp]:
-        found = np.full(len(images), -1)
-        for number, (original, floor_db) in enumerate(zip(self._originals, self._floors_db, strict=True)):
-            found[psnr_db(np.broadcast_to(original, images.shape), images) >= floor_db] = number
-        return found
+        near_db = np.stack([psnr_db(np.broadcast_to(original, images.shape), images) for original in self._originals])
+        nearest = near_db.argmax(0)
+        return np.where(near_db.max(0) >= self._floors_db[nearest], nearest, -1)
 
 
 def use(reader: Near, monkeypatch: pytest.MonkeyPatch) -> None:
