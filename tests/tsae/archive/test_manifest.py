@@ -245,6 +245,16 @@ def test_what_the_first_archives_do_not_have_may_be_missing_but_not_be_nonsense(
         assert read.settings == dataclasses.replace(MANIFEST.settings, **{field: None})
 
 
+def test_a_setting_that_is_not_used_is_not_mentioned() -> None:
+    assert b"keep_readable" not in MANIFEST.to_json()
+    settings = dataclasses.replace(MANIFEST.settings, keep_readable="a" * 64)
+    kept = dataclasses.replace(MANIFEST, settings=settings)
+    assert Manifest.from_json(kept.to_json(), "test") == kept
+    for nonsense in ("", "a" * 63, "A" * 64, 5):
+        fields = json.loads(kept.to_json())["settings"] | {"keep_readable": nonsense}
+        assert "keep_readable" in (reason := reason_of(edited(settings=fields))) or "classifier" in reason
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 def test_a_psnr_that_is_no_number_is_refused(number: str) -> None:
     for field in ("31.5", "22.25", "30.0"):
