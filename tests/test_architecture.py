@@ -31,6 +31,7 @@ LAYERS = [
         "tsae.data",
         "tsae.training",
         "tsae.jobs",
+        "tsae.evaluation",
         "tsae.demo",
         "tsae.on_demand",
         "tsae.overview",
@@ -43,6 +44,7 @@ LAYERS = [
     {
         "tsae.cli",
         "tsae.cli_on_demand",
+        "tsae.cli_evaluate",
         "tsae.completion",
         "tsae.__main__",
         "pipelines.compress",

@@ -46,7 +46,7 @@ def test_the_wheel_holds_both_packages_the_weights_and_their_cards(dist: Path) -
     for entry in ZOO.values():
         assert {f"tsae/weights/{entry.file}", f"tsae/weights/{entry.card}"} <= names
     modules = {p.relative_to(ROOT).as_posix() for package in ("tsae", "pipelines") for p in (ROOT / package).rglob("*.py")}
-    assert modules | {"tsae/py.typed"} <= names
+    assert modules | {"tsae/py.typed", "tsae/evaluation/report.css"} <= names
     assert not {name for name in names if name.startswith(("tests/", "docs/", "benchmarks/"))}
 
 

@@ -42,6 +42,9 @@ def script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
         (["ls", "sig"], {"signs-archive", "signs.txt"}),
         (["sheet", "signs-archive", "--originals", "signs."], {"signs.txt"}),
         (["completion", "z"], {"zsh"}),
+        (["evalu"], {"evaluate"}),
+        (["evaluate", "signs-archive", "--or"], {"--originals"}),
+        (["compress", "in", "out", "--keep"], {"--keep-readable"}),
     ],
 )
 def test_bash_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], offered: set[str]) -> None:
