@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tsae.classifier import load_classifier
 
 import tsae
 from tsae.archive import MANIFEST_FILE, digest
+from tsae.classifier import load_classifier
 from tsae.cli import main
 from tsae.config import DEFAULT_CLASSIFIER
 from tsae.images import decode_image, resize

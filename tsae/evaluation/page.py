@@ -10,7 +10,7 @@ from typing import Any
 from tsae.evaluation import tables
 from tsae.evaluation.pictures import Pair, png_uri
 from tsae.evaluation.plots import Plot
-from tsae.evaluation.tables import number, share
+from tsae.evaluation.tables import named, number, share
 from tsae.evaluation.verdict import LEVELS, count, percent
 
 MARKS = {"good": ("✓", "good"), "fair": ("!", "fair"), "poor": ("✗", "poor"), "note": ("i", "note")}
@@ -131,7 +131,7 @@ def _lost(report: Report, pictures: Pictures) -> str:
         return "<h2>Lost signs</h2><p>None: every sign that the classifier reads from the original it reads afterwards too.</p>"
     keys = [key for key in _shown_lost(report) if key in pictures]
     captions = [
-        f"<b>{_text(lost[key]['read_original'])} → {_text(lost[key]['read_decoded'])}</b><br>{_text(key)}<br>"
+        f"<b>{named(lost[key]['read_original'], report)} → {named(lost[key]['read_decoded'], report)}</b><br>{_text(key)}<br>"
         f"{share(lost[key]['sure_original'])} → {share(lost[key]['sure_decoded'])} sure<br>{number(lost[key]['psnr_db'], 1)} dB"
         for key in keys
     ]
@@ -147,7 +147,7 @@ def _worst(report: Report, pictures: Pictures) -> str:
     rows = [row for row in report["worst"] if row["key"] in pictures]
     captions = [
         f"{_text(row['key'])}<br>{number(row['psnr_db'], 1)} dB, {row['bytes']:,} bytes<br>"
-        f"read {_text(row['read_original'])} → {_text(row['read_decoded'])}"
+        f"read {named(row['read_original'], report)} → {named(row['read_decoded'], report)}"
         for row in rows
     ]
     pairs = _gallery([row["key"] for row in rows], captions, pictures)

@@ -19,6 +19,7 @@ from tsae.errors import InputError
 from tsae.evaluation.facts import Readings
 from tsae.evaluation.figures import columns_per_image, describe_images
 from tsae.evaluation.measuring import Measured, measure
+from tsae.evaluation.names import class_names
 from tsae.evaluation.originals import Originals
 from tsae.evaluation.verdict import judge
 from tsae.reader import Archive, open_archive
@@ -150,6 +151,7 @@ def _beside(archive: Archive, measured: Measured, classifier: SignClassifier) ->
             "sha256": classifier.sha256,
             "classes": len(classifier.classes),
             "multiply_adds": classifier.multiply_adds,
+            "names": class_names(classifier.classes),
         },
     }
 

@@ -42,6 +42,12 @@ def _text(text: object) -> str:
     return html.escape(str(text))
 
 
+def named(label: object, report: Report) -> str:
+    """A label with what it stands for, where that is known."""
+    name = report["classifier"]["names"].get(label)
+    return _text(label) if name is None else f"{_text(label)} ({_text(name)})"
+
+
 def _part(row: Report, has_labels: bool) -> list[str]:
     """What all tables of parts of the images tell."""
     accuracy = row.get("accuracy", {})
@@ -68,7 +74,7 @@ def bands(report: Report) -> str:
 def labels(report: Report) -> str:
     """By label; many of them start folded."""
     has_labels = "accuracy" in report
-    rows = [[_text(row["label"]), *_part(row, has_labels)] for row in report["labels"]]
+    rows = [[named(row["label"], report), *_part(row, has_labels)] for row in report["labels"]]
     return _folded(f"{len(rows)} labels", _table("by label", ["label", *_part_head(has_labels)], rows), len(rows))
 
 
@@ -106,9 +112,9 @@ def lost(report: Report) -> str:
     rows = [
         [
             _text(row["key"]),
-            _text("–" if row["label"] is None else row["label"]),
-            _text(row["read_original"]),
-            _text(row["read_decoded"]),
+            "–" if row["label"] is None else named(row["label"], report),
+            named(row["read_original"], report),
+            named(row["read_decoded"], report),
             share(row["sure_original"]),
             share(row["sure_decoded"]),
             number(row["psnr_db"], 1),
@@ -122,7 +128,7 @@ def lost(report: Report) -> str:
 
 def confusions(report: Report) -> str:
     """What was read in place of what, the most frequent first."""
-    rows = [[_text(row["from"]), _text(row["to"]), number(row["images"])] for row in report["confusions"]]
+    rows = [[named(row["from"], report), named(row["to"], report), number(row["images"])] for row in report["confusions"]]
     table = _table("confusions", ["should be", "read as", "images"], rows, texts=2)
     return _folded(f"{len(rows):,} kinds of confusions", table, len(rows))
 
