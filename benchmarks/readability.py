@@ -1,6 +1,6 @@
 """How many signs stay readable: our models at all qualities, and WebP, JPEG XL and AVIF at equal bytes.
 
-    python benchmarks/readability.py INPUT [--classifier NAME|FILE] [--limit N] [--cache DIR] [--out DIR]
+    python benchmarks/readability.py INPUT [--classifier NAME|FILE] [--judge NAME|FILE] [--limit N] [--cache DIR] [--out DIR]
 
 INPUT is what `tsae compress` takes, with labels that the classifier knows, such as a folder of native PNG files with its
 `labels.csv`. Our bytes are all of the archive but the model, rivals' those of the files alone; rivals get the lowest quality
@@ -48,6 +48,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input")
     parser.add_argument("--classifier", default=DEFAULT_CLASSIFIER, metavar="NAME|FILE", help="default: %(default)s")
+    parser.add_argument(
+        "--judge", metavar="NAME|FILE", help="another classifier, to tell what `--keep-readable` keeps for others"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="take only so many images, evenly spaced")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where rivals' decoded images are kept")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
@@ -60,6 +63,7 @@ class Bench:
 
     originals: Originals
     classifier: SignClassifier
+    judge: tuple[Originals, SignClassifier] | None
     folder: Path
     cache: Path | None
 
@@ -71,6 +75,10 @@ class Bench:
     def rival(self, rival: str, least_bytes: float) -> tuple[Coded, Readings]:
         """A rival at no fewer bytes."""
         return self.read(code_rival(self.originals.data, rival, least_bytes, self.cache))
+
+    def lost_to_judge(self, coded: Coded) -> int | None:
+        """Images that the other classifier reads from the original and not from what came back."""
+        return None if self.judge is None else int(readings(self.judge[0], coded, self.judge[1]).is_lost.sum())
 
     def read(self, coded: Coded) -> tuple[Coded, Readings]:
         """What the classifier makes of coded images."""
@@ -105,12 +113,18 @@ def measure_everything(bench: Bench) -> dict[str, Any]:
                 }
             )
     points = [describe(*pair) for pair in [*own, *targets, *rivals.values()]]
-    return {"points": points, "comparisons": comparisons, "kept": [kept(bench, *pair) for pair in [*own, *targets]]}
+    at_quality = [kept(bench, *pair, *_same_quality(pair[0])) for pair in own]
+    at_size = [kept(bench, *pair, f"--target-bytes={size}") for pair, size in zip(targets, TARGET_BYTES, strict=True)]
+    return {"points": points, "comparisons": comparisons, "kept": [*at_quality, *at_size]}
 
 
-def kept(bench: Bench, coded: Coded, found: Readings) -> dict[str, Any]:
+def _same_quality(coded: Coded) -> list[str]:
+    quality = coded.facts["quality"]
+    return [] if quality is None else [f"--quality={quality}"]
+
+
+def kept(bench: Bench, coded: Coded, found: Readings, *flags: str) -> dict[str, Any]:
     """The same setting, with images kept readable."""
-    flags = [] if coded.facts["quality"] is None else [f"--quality={coded.facts['quality']}"]
     better, seen = bench.ours(coded.coder, coded.setting, *flags, "--keep-readable")
     return {
         **describe(better, seen),
@@ -118,6 +132,8 @@ def kept(bench: Bench, coded: Coded, found: Readings) -> dict[str, Any]:
         "changed_without": int((~found.agrees).sum()),
         "changed": int((~seen.agrees).sum()),
         "lost_without": int(found.is_lost.sum()),
+        "lost_to_judge_without": bench.lost_to_judge(coded),
+        "lost_to_judge": bench.lost_to_judge(better),
     }
 
 
@@ -168,12 +184,15 @@ def main() -> None:
         folder = Path(name)
         data = Data.load(args.input, args.limit, folder)
         originals = Originals(data, *read_images(classifier, data.images))
+        other = None if args.judge is None else load_classifier(args.judge)
+        judge = None if other is None else (Originals(data, *read_images(other, data.images)), other)
         result = {
             **facts,
             "images": len(data.keys),
             "images_sha256": data.digest,
             "classifier": {"name": classifier.name, "sha256": classifier.sha256, "multiply_adds": classifier.multiply_adds},
-            **measure_everything(Bench(originals, classifier, folder, args.cache)),
+            "judge": None if other is None else {"name": other.name, "sha256": other.sha256},
+            **measure_everything(Bench(originals, classifier, judge, folder, args.cache)),
         }
     result["accuracy_originals"] = result["points"][0]["accuracy"]["originals"]
     result["targets"] = targets(result)

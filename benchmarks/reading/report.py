@@ -34,6 +34,7 @@ def markdown(result: Row) -> str:
         "## Against rivals at equal bytes",
         _comparisons(result["comparisons"]),
         "## With `--keep-readable`",
+        KEPT_LEGEND,
         _kept(result["kept"]),
         "## Where reading suffers",
         *_bands(result),
@@ -119,13 +120,32 @@ def _comparisons(rows: Sequence[Row]) -> str:
     )
 
 
+KEPT_LEGEND = (
+    "The same settings, with images stored better that the classifier would read otherwise. A setting in bytes counts that in, "
+    "and so may take a lower quality. Judge: another classifier, which compression did not ask."
+)
+
+
 def _kept(rows: Sequence[Row]) -> str:
-    head = ("setting", "bytes without", "bytes with", "more", "read otherwise without", "with", "lost without", "with")
+    has_judge = rows[0]["lost_to_judge"] is not None
+    head = [
+        "setting",
+        "quality",
+        "bytes without",
+        "bytes with",
+        "more",
+        "read otherwise without",
+        "with",
+        "lost without",
+        "with",
+    ]
+    judged = ["lost to the judge without", "with"] if has_judge else []
     return table(
-        head,
+        [*head, *judged],
         [
             [
                 name(row),
+                "–" if row["quality"] is None else str(row["quality"]),
                 number(row["bytes_without"], 2),
                 number(row["bytes_per_image"], 2),
                 f"{100 * (row['bytes_per_image'] / row['bytes_without'] - 1):+.2f} %",
@@ -133,6 +153,7 @@ def _kept(rows: Sequence[Row]) -> str:
                 number(row["changed"], 0),
                 number(row["lost_without"], 0),
                 number(len(row["lost"]), 0),
+                *([number(row["lost_to_judge_without"], 0), number(row["lost_to_judge"], 0)] if has_judge else []),
             ]
             for row in rows
         ],
