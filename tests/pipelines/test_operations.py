@@ -311,6 +311,7 @@ def test_steps_count_on_beam(images: Path, tmp_path: Path, monkeypatch: pytest.M
         "bytes_read": sources,
         "images_encoded": SIGNS,
         "images_lossless": 0,
+        "images_kept_readable": 0,
         "images_written": SIGNS,
         "bytes_written": written,
     }
