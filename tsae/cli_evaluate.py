@@ -18,13 +18,16 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archives", nargs="+", metavar="ARCHIVE", help="several are compared")
     parser.add_argument("--originals", required=True, metavar="INPUT", help="what was compressed: all that `compress` takes")
     parser.add_argument(
-        "--report", metavar="DIR", help="write report.html, report.json and plots; new, empty, or with an earlier report"
+        "--report",
+        default="tsae-report",
+        metavar="DIR",
+        help="where report.html, report.json and plots go: new, empty, or with an earlier report (default: %(default)s)",
     )
     parser.add_argument("--root", metavar="DIR", help="for a list: the folder that keys are relative to (default: the list's)")
     parser.add_argument(
         "--classifier", metavar="NAME|FILE", help="what reads the signs (default: the one that comes with tsae)"
     )
-    parser.add_argument("--json", action="store_true", help="print what report.json holds")
+    parser.add_argument("--json", action="store_true", help="print what report.json holds, not a summary")
 
 
 def run(args: argparse.Namespace, flags: list[str]) -> int:
@@ -38,8 +41,7 @@ def run(args: argparse.Namespace, flags: list[str]) -> int:
         print(json.dumps(done.to_json(), indent=1))
     else:
         print("\n\n".join(map(_describe, done.reports)))
-        if done.page is not None:
-            print(f"{'report':<10}{log.printable(done.page)}")
+        print(f"{'report':<10}{log.printable(str(done.page))}")
     for report in done.reports:
         _show_problems(report)
     return 0 if done.is_whole else EXIT_FAILURES

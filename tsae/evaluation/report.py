@@ -77,6 +77,10 @@ def evaluate(
         InputError: if nothing can be measured, or the report cannot be written.
         TsaeError: if an archive or its model cannot be used.
     """
+    if classifier.input != "pixels":
+        raise InputError(
+            f"classifier {classifier.name}: looks at {classifier.input}, here one of pixels is needed; name another"
+        )
     if report is not None:
         _check_output(report, archive_paths, originals_source)
     originals = Originals(originals_source, root)

@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 import tsae
+from tests.tsae.evaluation.conftest import NearestMean
 from tsae import classifier as classifiers
+from tsae import paths
 from tsae.cli import main
 from tsae.errors import InputError
 from tsae.evaluation import evaluate
@@ -54,6 +56,10 @@ def one(archive: Path, originals: Path, classifier: Any, report: Path | None = N
 
 def pixels(folder: Path, keys: Sequence[str]) -> np.ndarray:
     return np.stack([resize(decode_image((folder / key).read_bytes())) for key in keys])
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def flip_a_stream(archive: Path, copy: Path, key: str) -> None:
@@ -236,6 +242,27 @@ def test_nothing_to_measure_is_refused(low_archive: Path, signs_dir: Path, tmp_p
         one(low_archive, tmp_path / "nowhere", classifier)
 
 
+def test_a_classifier_of_latents_is_refused(low_archive: Path, signs_dir: Path) -> None:
+    class OfLatents(NearestMean):
+        input = "latents"
+
+    with pytest.raises(InputError, match="looks at latents, here one of pixels is needed"):
+        one(low_archive, signs_dir, OfLatents())
+
+
+def test_a_bucket_takes_a_report_and_gives_archive_and_originals(
+    low_archive: Path, signs_dir: Path, s3_folder: str, classifier: Any
+) -> None:
+    files, _ = paths.filesystem(s3_folder)
+    for name, folder in (("archive", low_archive), ("signs", signs_dir)):
+        files.put(str(folder), f"{s3_folder}/{name}", recursive=True)
+    done = evaluate([f"{s3_folder}/archive"], f"{s3_folder}/signs", classifier, f"{s3_folder}/report")
+    expected = one(low_archive, signs_dir, classifier)
+    assert {**done.to_json(), "archive": "", "name": ""} == {**expected, "archive": "", "name": ""}
+    assert done.page == f"{s3_folder}/report/report.html"
+    assert b"<!doctype html>" in paths.read_file(done.page)
+
+
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     code = main(["evaluate", *arguments])
     found = capsys.readouterr()
@@ -257,8 +284,10 @@ def test_the_command_prints_a_summary_or_json(
     assert (code, err) == (0, "")
     assert "images    40 of 40 measured\n" in out
     assert out.endswith(f"report    {tmp_path}/report/report.html\n")
+    monkeypatch.chdir(tmp_path)
     code, out, _ = run([*flags, "--json"], capsys)
     assert (code, json.loads(out)) == (0, json.loads((tmp_path / "report" / "report.json").read_text()))
+    assert files_of(tmp_path / "tsae-report") == files_of(tmp_path / "report")  # where it goes if nobody says
     assert run([str(tmp_path / "none"), "--originals", str(signs_dir)], capsys)[0] == 2
 
 
@@ -277,7 +306,7 @@ def test_the_command_tells_problems_and_exits_with_1(
     for path in gone:
         path.unlink()
     capsys.readouterr()
-    code, out, err = run([str(low_archive), "--originals", str(source)], capsys)
+    code, out, err = run([str(low_archive), "--originals", str(source), "--report", str(tmp_path / "report")], capsys)
     assert code == 1
     assert "33 of 40 images were measured: 7 missing originals" in out
     assert len(err.splitlines()) == 6
