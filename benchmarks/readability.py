@@ -6,7 +6,7 @@ INPUT is what `tsae compress` takes, with labels that the classifier knows, such
 `labels.csv`. Our bytes are all of the archive but the model, rivals' those of the files alone; rivals get the lowest quality
 whose files are at least as large as ours, or their smallest files.
 
-Writes `readability.json` (all figures, and the keys of all images that were lost), `.md` (printed as well) and `.png` to the
+Writes `readability.json` (all figures, and the keys of images that our models lose), `.md` (printed as well) and `.png` to the
 folder `--out`. With `--cache`, what rivals decode is kept there for the next run, with whatever classifier.
 
 Needs `pip install '.[bench]'`; set OMP_NUM_THREADS=1. About half an hour for 6,315 images on one core, some minutes with a
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -168,7 +167,7 @@ def targets(result: dict[str, Any]) -> list[dict[str, Any]]:
             {
                 "what": f"{report.name(row)}, --keep-readable: images lost",
                 "asked": "0",
-                "found": f"{len(row['lost'])}, for {row['bytes_per_image'] - row['bytes_without']:+.2f} bytes an image",
+                "found": f"{row['lost']}, for {row['bytes_per_image'] - row['bytes_without']:+.2f} bytes an image",
                 "is_met": not row["lost"],
             }
         )
@@ -197,7 +196,7 @@ def main() -> None:
     result["accuracy_originals"] = result["points"][0]["accuracy"]["originals"]
     result["targets"] = targets(result)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{NAME}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (args.out / f"{NAME}.json").write_text(report.to_json(result))
     text = report.markdown(result)
     (args.out / f"{NAME}.md").write_text(text)
     report.draw(args.out / f"{NAME}.png", result)

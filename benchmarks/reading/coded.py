@@ -76,7 +76,7 @@ class Coded:
         bytes_per_image: Ours: the archive but the model; others': the files alone.
         decoded: uint8 `[N, 32, 32, 3]`.
         sizes_bytes: Of each image, what is stored of itself, int64 `[N]`.
-        facts: What else is to be told.
+        facts: What else is to be told of ours.
     """
 
     coder: str
@@ -85,6 +85,11 @@ class Coded:
     decoded: Images
     sizes_bytes: np.ndarray
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether a job of ours made it."""
+        return bool(self.facts)
 
     @property
     def name(self) -> str:

@@ -62,21 +62,23 @@ def readings(originals: Originals, coded: Coded, classifier: SignClassifier) -> 
     return Readings(facts, classifier.classes)
 
 
-KEPT = ("images", "psnr_db", "ssim", "agreement", "accuracy", "darkness", "blur", "size", "labels", "confusions")
-
-
 def describe(coded: Coded, found: Readings) -> dict[str, Any]:
-    """Figures of a coder at one setting; of lost images their keys."""
+    """Figures of a coder at one setting; of our models also by label, and the keys of lost images."""
     figures = describe_images(found)
-    return {
+    row = {
         "coder": coded.coder,
         "setting": coded.setting,
         "bytes_per_image": coded.bytes_per_image,
         **coded.facts,
-        **{name: figures[name] for name in KEPT},
-        "lost": [row["key"] for row in figures["lost"]],
-        "gained": [row["key"] for row in figures["gained"]],
+        **{name: figures[name] for name in ("images", "psnr_db", "ssim", "agreement", "accuracy", "darkness", "blur", "size")},
+        "lost": len(figures["lost"]),
+        "gained": len(figures["gained"]),
     }
+    if coded.is_ours:
+        row["labels"] = figures["labels"]
+        row["confusions"] = [[pair["from"], pair["to"], pair["images"]] for pair in figures["confusions"]]
+        row["lost_keys"] = [image["key"] for image in figures["lost"]]
+    return row
 
 
 def compare(ours: Readings, theirs: Readings) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,24 @@ from tsae.evaluation.plots import band_name
 Row = Mapping[str, Any]
 
 SIGNIFICANT_P = 0.05
+
+
+def to_json(result: Row) -> str:
+    """All figures to six digits, a line for each row of a table: short enough for a repository."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.6g}")
+        if isinstance(value, dict):
+            return {key: rounded(part) for key, part in value.items()}
+        return [rounded(part) for part in value] if isinstance(value, list) else value
+
+    def line(value: Any) -> str:
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return "[\n" + ",\n".join(f"  {json.dumps(rounded(row))}" for row in value) + "\n ]"
+        return json.dumps(rounded(value))
+
+    return "{\n" + ",\n".join(f" {json.dumps(key)}: {line(value)}" for key, value in result.items()) + "\n}\n"
 
 
 def name(row: Row) -> str:
@@ -85,8 +104,8 @@ def _points(rows: Sequence[Row]) -> str:
                 _interval(row["accuracy"]["drop_interval_95_points"]),
                 _p(row["accuracy"]["mcnemar_p"]),
                 number(100 * row["agreement"], 2),
-                number(len(row["lost"]), 0),
-                number(len(row["gained"]), 0),
+                number(row["lost"], 0),
+                number(row["gained"], 0),
             ]
             for row in rows
         ],
@@ -152,7 +171,7 @@ def _kept(rows: Sequence[Row]) -> str:
                 number(row["changed_without"], 0),
                 number(row["changed"], 0),
                 number(row["lost_without"], 0),
-                number(len(row["lost"]), 0),
+                number(row["lost"], 0),
                 *([number(row["lost_to_judge_without"], 0), number(row["lost_to_judge"], 0)] if has_judge else []),
             ]
             for row in rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def test_targets_and_tables_say_what_is_met(tmp_path: Path) -> None:
     text = report.markdown(result)
     for line in ("WebP, quality 0 (smallest)", "| better", "+11.11 %", "| NO "):
         assert line in text
+    assert json.loads(report.to_json(result))["points"][3]["lost_keys"] == [f"{row}.png" for row in range(10)]
     report.draw(tmp_path / "plot.png", result)
     assert Image.open(tmp_path / "plot.png").size == (1170, 715)
 
