@@ -155,4 +155,4 @@ def _rates(name: str, reports: Sequence[dict[str, Any]], value: Callable[[dict[s
         axes.grid(color=look.rule, linewidth=0.6)
         axes.margins(0.2)
 
-    return _draw(name, f"{label} against bytes an image, of {len(rows)} archives", paint)
+    return _draw(name, f"{label[0].upper()}{label[1:]}, against bytes an image", paint)

@@ -149,7 +149,8 @@ def comparison(reports: Sequence[Report]) -> str:
         rows += [
             ["accuracy on originals", *(percent(r["accuracy"]["originals"]) for r in reports)],
             ["accuracy on decoded", *(percent(r["accuracy"]["decoded"]) for r in reports)],
-            ["drop in points (95 %)", *(_drop(r["accuracy"]) for r in reports)],
+            ["points lost", *(f"{r['accuracy']['drop_points']:.2f}".replace("-", "−") for r in reports)],
+            ["95 % of that", *(_interval(r["accuracy"]["drop_interval_95_points"]) for r in reports)],
         ]
     rows += [
         ["read the same", *(percent(r["agreement"]) for r in reports)],
@@ -163,6 +164,5 @@ def _model(report: Report) -> str:
     return report["model"] if report["quality"] is None else f"{report['model']}, quality {report['quality']}"
 
 
-def _drop(accuracy: Report) -> str:
-    low, high = accuracy["drop_interval_95_points"]
-    return f"{accuracy['drop_points']:.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
+def _interval(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.2f} to {ends[1]:.2f}".replace("-", "−")
