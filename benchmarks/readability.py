@@ -158,7 +158,7 @@ def targets(result: dict[str, Any]) -> list[dict[str, Any]]:
             {
                 "what": f"{row['ours']} against {row['rival']}",
                 "asked": "significantly better" if has_to_win else "not significantly worse",
-                "found": f"{row['gain_points']:+.2f} points, p = {row['mcnemar_p']:.2g}",
+                "found": f"{row['gain_points']:+.2f} points, p = {report.small(row['mcnemar_p'])}",
                 "is_met": is_better if has_to_win else not is_worse,
             }
         )

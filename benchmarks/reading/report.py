@@ -84,8 +84,9 @@ def _interval(pair: Sequence[float]) -> str:
     return f"{pair[0]:+.2f} to {pair[1]:+.2f}"
 
 
-def _p(value: float) -> str:
-    return f"{value:.2g}"
+def small(value: float) -> str:
+    """A probability; the smallest ones only as far as anybody cares."""
+    return "< 1e-20" if value < 1e-20 else f"{value:.2g}"
 
 
 def _points(rows: Sequence[Row]) -> str:
@@ -102,7 +103,7 @@ def _points(rows: Sequence[Row]) -> str:
                 number(100 * row["accuracy"]["decoded"], 3),
                 f"{row['accuracy']['drop_points']:+.3f}",
                 _interval(row["accuracy"]["drop_interval_95_points"]),
-                _p(row["accuracy"]["mcnemar_p"]),
+                small(row["accuracy"]["mcnemar_p"]),
                 number(100 * row["agreement"], 2),
                 number(row["lost"], 0),
                 number(row["gained"], 0),
@@ -131,7 +132,7 @@ def _comparisons(rows: Sequence[Row]) -> str:
                 _interval(row["interval_95_points"]),
                 number(row["only_ours"], 0),
                 number(row["only_theirs"], 0),
-                _p(row["mcnemar_p"]),
+                small(row["mcnemar_p"]),
                 verdict(row),
             ]
             for row in rows
