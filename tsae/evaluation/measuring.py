@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tsae import archive as ar
 from tsae.errors import CorruptDataError, InputError, TsaeError
 from tsae.evaluation.facts import Facts
-from tsae.evaluation.originals import Originals
+from tsae.evaluation.originals import ListedOriginals
 from tsae.metrics import laplacian_variance, mean_luma, psnr_db, ssim
 from tsae.progress import Progress
 from tsae.reader import Archive
@@ -93,7 +93,7 @@ class Measured:
 SHOWN_UNARCHIVED = 20
 
 
-def measure(archive: Archive, originals: Originals, classifier: SignClassifier) -> Measured:
+def measure(archive: Archive, originals: ListedOriginals, classifier: SignClassifier) -> Measured:
     """Measures all images of an archive that can be.
 
     Args:
@@ -158,7 +158,7 @@ def _batches_of_shard(files: ar.ArchiveFiles, shard: int, problems: Problems) ->
 
 
 def _measure_batch(
-    archive: Archive, records: ar.Records, originals: Originals, classifier: SignClassifier, problems: Problems
+    archive: Archive, records: ar.Records, originals: ListedOriginals, classifier: SignClassifier, problems: Problems
 ) -> list[Facts]:
     """Facts of those that can be measured, if there are any."""
     records, decoded = _decode(archive, records, problems)

@@ -1,4 +1,7 @@
-"""The images that an archive was made of, found by key in whatever `tsae compress` takes as INPUT."""
+"""The images that an archive was made of, listed: with their labels, and with those that the archive lacks.
+
+`tsae.originals` finds single ones without listing a folder; here each of them counts.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class Loaded(NamedTuple):
     unreadable: list[tuple[str, str]]
 
 
-class Originals:
+class ListedOriginals:
     """An INPUT, listed once. Images are read when they are asked for, and resized as compressing does."""
 
     def __init__(self, source: str, root: str | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tsae.evaluation.originals import Originals
+from tsae.evaluation.originals import ListedOriginals
 from tsae.images import encode_image
 from tsae.reader import Archive
 
@@ -24,7 +24,7 @@ class Pair(NamedTuple):
     decoded: str
 
 
-def picture_pairs(archive: Archive, originals: Originals, keys: Sequence[str]) -> dict[str, Pair]:
+def picture_pairs(archive: Archive, originals: ListedOriginals, keys: Sequence[str]) -> dict[str, Pair]:
     """The pictures of some images that were measured, by key.
 
     Raises:
