@@ -148,6 +148,7 @@ class _Watch:
 
     def _catch_up(self) -> None:
         """Compares the whole input with the whole archive."""
+        self._base = None  # if another command is in the way, this has to be done again: the lookout knows the files already
         options = self._request.options
         base = find_state(options.input, options.archive, overwrite=False)
         self._lookout.begin()

@@ -22,7 +22,7 @@ from pipelines.watch import Stop, watch
 from tests.pipelines.test_update import assert_right, changes, contents, run, write_image
 from tsae import archive as ar
 from tsae.cli import main
-from tsae.errors import InputError, TsaeError
+from tsae.errors import BusyError, InputError, TsaeError
 from tsae.inputs import trees
 from tsae.paths import Folder
 
@@ -243,6 +243,25 @@ def test_it_waits_for_another_command(source: Path, tmp_path: Path, capsys: pyte
     assert outcome.manifest.counts.images == 4
     assert capsys.readouterr().err.count("another command is at work there") == 1
     assert_right(archive, source)
+
+
+def test_what_came_while_all_was_compared_in_vain_is_compressed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when labels became others, and another command began between the comparison and the job."""
+    shutil.rmtree(source)
+    put(source / "stop/1.png")
+    compare, busy = importlib.import_module("pipelines.watch").compress_listing, [False, True]
+
+    def meet(*args: Any) -> Any:
+        if len(busy) and busy.pop(0):
+            raise BusyError("another command started at the same time")
+        return compare(*args)
+
+    monkeypatch.setattr("pipelines.watch.compress_listing", meet)
+    outcome = watched(source, tmp_path / "archive", lambda: put(source / "yield/1.png"), nothing, nothing)
+    assert not busy
+    assert outcome.manifest.counts.images == 2
 
 
 def test_files_of_old_states_stay_while_they_are_read(source: Path, tmp_path: Path) -> None:
