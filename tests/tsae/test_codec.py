@@ -15,10 +15,10 @@ from tsae.codec import Codec, choose_device, shared_codec
 from tsae.errors import CorruptDataError, InputError, ModelError
 from tsae.images import encode_image, encode_lossless, resize
 from tsae.signs import draw_signs
-from tsae.zoo import ZOO, read_model_file
+from tsae.zoo import names, read_model_file
 
 
-@pytest.fixture(scope="module", params=ZOO)
+@pytest.fixture(scope="module", params=names("codec"))
 def codec(request: pytest.FixtureRequest) -> Codec:
     return Codec.from_bytes(read_model_file(request.param), request.param)
 
