@@ -47,6 +47,18 @@ ZOO = {
         "signs-43.md",
         "classifier",
     ),
+    "signs-43-seed": ZooEntry(
+        "signs-43-seed.safetensors",
+        "2f9dc40f0cbaf4eb833e4c421bda455086bd18cbdcce68410131f1a274f51525",
+        "signs-43-seed.md",
+        "classifier",
+    ),
+    "signs-43-tsae": ZooEntry(
+        "signs-43-tsae.safetensors",
+        "c30342c07bf3dde1347512a37b0d748665f40cb05d11b7f0cf8e7a3dde6b4d97",
+        "signs-43-tsae.md",
+        "classifier",
+    ),
 }
 
 
