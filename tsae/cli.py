@@ -291,9 +291,11 @@ def _train(args: argparse.Namespace, flags: list[str]) -> int:
 
 
 def _train_classifier(args: argparse.Namespace, flags: list[str]) -> int:
+    from pathlib import Path
+
     from tsae.training import default_classifier_config, train_classifier
 
-    config = _recipe_of(args, default_classifier_config(args.input))
+    config = dataclasses.replace(_recipe_of(args, default_classifier_config(args.input)), model=Path(args.out).stem)
     facts = train_classifier(args.data, args.out, config, args.input, resume=args.resume).training
     print(
         f"{args.out}: {100 * facts['valid_accuracy']:.2f} % of {facts['valid_images']} validation images are classified rightly"

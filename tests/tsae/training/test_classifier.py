@@ -161,11 +161,12 @@ def test_signs_can_be_learned() -> None:
 
 
 def test_the_command_trains_on_an_archive(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "m.safetensors"
+    out = tmp_path / "my-signs.safetensors"
     flags = ["--input", "latents", "--epochs", "1", "--batch-size", "16", "--device", "cpu", "--out", str(out)]
     assert main(["train-classifier", str(archive), *flags]) == 0
     assert "validation images are classified rightly" in capsys.readouterr().out
     assert load_classifier(str(out)).training["epochs"] == 1
+    assert load_classifier(str(out)).name == "my-signs"
 
 
 def test_latents_of_files_are_refused_before_anything_is_written(signs: Path, tmp_path: Path) -> None:
