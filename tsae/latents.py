@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tsae.archive import ENTROPY_CODED, Coding, Records, int8_latents, shown
 from tsae.entropy import Prior
 from tsae.entropy.coder import EntropyCoder
-from tsae.errors import CorruptDataError, FormatError, ModelError
+from tsae.errors import CorruptDataError, FormatError, InputError, ModelError
 from tsae.model_file import below, read_model_file
 from tsae.quantize import LatentQuantizer
 
@@ -67,7 +67,7 @@ def coding_of(quality: int | None) -> int:
 
 
 def stored_latents(
-    records: Records, latent_shape: Sequence[int], load_coder: Callable[[], EntropyCoder]
+    records: Records, latent_shape: Sequence[int], load_coder: Callable[[], EntropyCoder], channels: int | None = None
 ) -> NDArray[np.int8] | NDArray[np.int16]:
     """The integers that models train on: plain ones as they are, entropy-coded ones on one scale for all qualities.
 
@@ -75,6 +75,7 @@ def stored_latents(
         records: N of them, of one model.
         latent_shape: `[C, H, W]` of one image, from the manifest or the model.
         load_coder: Gives the model's entropy coder; called only where one is needed.
+        channels: The first so many only, or all of them.
 
     Returns:
         int8 `[N, C, H, W]` for `seed-8x8x8`, int16 for `tsae`.
@@ -83,13 +84,16 @@ def stored_latents(
         CorruptDataError: if a coding is unknown or a stream damaged; the message names the key.
         ModelError: if there is no entropy coder.
         FormatError: if the model has latents of another shape.
+        InputError: if there are not so many channels.
     """
+    if channels is not None and not 1 <= channels <= latent_shape[0]:
+        raise InputError(f"channels {channels}: this model's latents have 1 to {latent_shape[0]}")
     if not is_entropy_coded(records):
-        return int8_latents(records, latent_shape)
+        return int8_latents(records, latent_shape)[:, :channels]
     coder = load_coder()
     if tuple(latent_shape) != coder.latent_shape:
         raise FormatError(f"latent_shape {list(latent_shape)[:4]}, its model has {coder.latent_shape}; restore the manifest")
-    symbols, qualities = decode_symbols(records, coder)
+    symbols, qualities = decode_symbols(records, coder, channels)
     return coder.dequantize(symbols, qualities.tolist())
 
 
@@ -98,12 +102,15 @@ def is_entropy_coded(records: Records) -> bool:
     return bool(len(records)) and bool(np.isin(records.codings, ENTROPY_CODED).any())
 
 
-def decode_symbols(records: Records, coder: EntropyCoder) -> tuple[NDArray[np.int16], NDArray[np.intp]]:
+def decode_symbols(
+    records: Records, coder: EntropyCoder, channels: int | None = None
+) -> tuple[NDArray[np.int16], NDArray[np.intp]]:
     """Symbols and quality of each record.
 
     Args:
         records: N of them.
         coder: The model's.
+        channels: The first so many only, or all of them.
 
     Returns:
         int16 `[N, C, 8, 8]`, and intp `[N]`.
@@ -120,7 +127,7 @@ def decode_symbols(records: Records, coder: EntropyCoder) -> tuple[NDArray[np.in
             f"{coding_of(coder.prior.qualities)}; restore the file or update tsae"
         )
     try:
-        return coder.decode(records.streams, qualities.tolist()), qualities
+        return coder.decode(records.streams, qualities.tolist(), channels), qualities
     except CorruptDataError as error:
         key: Any = records.keys[error.args[1]]
         raise CorruptDataError(f"{shown(key)}: its stream is damaged or of another model; restore the file") from error

@@ -57,6 +57,10 @@ class LatentQuantizer:
         """
         return self._column(self.offset) + self._column(self.scale) * q.astype(np.float32)
 
+    def of_first(self, channels: int | None) -> LatentQuantizer:
+        """That of so many channels only, or of all."""
+        return LatentQuantizer(self.scale[:channels], self.offset[:channels])
+
     @staticmethod
     def _column(values: NDArray[np.float32]) -> NDArray[np.float32]:
         return values[:, None, None]

@@ -16,7 +16,7 @@ from PIL import Image
 from tsae.archive import ENTROPY_CODED, Coding, Records, bare_records, concatenate
 from tsae.codec import Codec
 from tsae.entropy.coder import EntropyCoder
-from tsae.errors import CorruptDataError, FormatError, ModelError
+from tsae.errors import CorruptDataError, FormatError, InputError, ModelError
 from tsae.images import resize
 from tsae.latents import coding_of, decode_symbols, is_entropy_coded, load_entropy_coder, stored_latents
 from tsae.signs import draw_signs
@@ -89,6 +89,19 @@ def test_plain_latents_need_no_entropy_coder() -> None:
     latents = stored_latents(records, (2, 2, 2), None)  # type: ignore[arg-type]
     assert latents.dtype == np.int8
     assert latents.ravel().tolist() == list(range(8))
+
+
+def test_first_channels(coder: EntropyCoder, symbols: np.ndarray, shape: tuple[int, int, int]) -> None:
+    records = coded(coder, symbols, [1, 8, 3, 3, 5, 2])
+    whole = stored_latents(records, shape, lambda: coder)
+    for channels in (1, 16, 17, 32):
+        found = stored_latents(records, shape, lambda: coder, channels)
+        np.testing.assert_array_equal(found, whole[:, :channels])
+    plain = bare_records([bytes(range(8))], np.ones(1, np.uint8), [None])
+    assert stored_latents(plain, (2, 2, 2), lambda: coder, 1).ravel().tolist() == [0, 1, 2, 3]
+    for channels in (0, 33):
+        with pytest.raises(InputError, match=rf"channels {channels}: this model's latents have 1 to 32"):
+            stored_latents(records, shape, lambda: coder, channels)
 
 
 def test_no_records_have_no_latents(coder: EntropyCoder, shape: tuple[int, int, int]) -> None:

@@ -84,6 +84,7 @@ class LatentDataset(Dataset[Item]):
         which: str | Selection | None = None,
         *,
         classes: Sequence[str] | None = None,
+        channels: int | None = None,
         kept_groups: int = KEPT_GROUPS,
         cache_bytes: int = CACHE_BYTES,
         preload: bool = False,
@@ -96,19 +97,25 @@ class LatentDataset(Dataset[Item]):
             which: A glob or selection; its order is that of the data set.
             classes: Labels in the order of their numbers, such as those of another data set; None takes those that there
                 are, sorted: by value if all are whole numbers, else as text.
+            channels: The first so many of latents only, or all; see `Archive.latents`.
             kept_groups: Row groups that a process keeps.
             cache_bytes: Most memory for decoded images: 3 kB each as pixels; as latents 512 bytes (`seed-8x8x8`) or 4 kB
                 (`tsae`), as floats 2 or 8 kB. At most half of what the system has for sharing is used; 0 keeps none.
             preload: Decode all images now, however many bytes that takes.
 
         Raises:
-            InputError: if there is no such kind, a label is none of `classes`, or memory is too small for `preload`.
+            InputError: if there is no such kind, a label is none of `classes`, there are not so many channels, or memory is too
+                small for `preload`.
             TsaeError: if the archive cannot be read.
         """
         if kind not in KINDS:
             raise InputError(f"kind {kind!r}: there is none; choose one of {', '.join(KINDS)}")
         self.archive = archive if isinstance(archive, Archive) else open_archive(archive)
+        there_are = self.archive.manifest.latent_shape[0]
+        if channels is not None and (kind == "pixels" or not 1 <= channels <= there_are):
+            raise InputError(f"channels {channels}: of latents, these have {there_are}; of pixels, all")
         self.kind = kind
+        self.channels = channels
         tables = list(self.archive.select(which, ["position", "label"]))
         table = (
             pa.concat_tables(tables)
@@ -120,7 +127,7 @@ class LatentDataset(Dataset[Item]):
         self._row_groups = self.archive.row_groups(kept_groups)
         self.groups: NDArray[np.intp] = self._row_groups.of(self.positions)
         self.fingerprint = digest(self.archive.state.encode() + self.positions.tobytes())[:16]
-        self._scale = self.archive.latent_scale() if kind == "floats" else None
+        self._scale = self.archive.latent_scale().of_first(channels) if kind == "floats" else None
         self._cache = SharedCache(len(self), *self._form(), None if preload else cache_bytes)
         if preload:
             for start in range(0, len(self), PRELOADED_AT_ONCE):
@@ -132,7 +139,8 @@ class LatentDataset(Dataset[Item]):
             return (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), torch.uint8
         is_plain = self.archive.manifest.settings.quality is None
         latents = torch.int8 if is_plain else torch.int16
-        return tuple(self.archive.manifest.latent_shape), torch.float32 if self.kind == "floats" else latents
+        channels, *size = self.archive.manifest.latent_shape
+        return (self.channels or channels, *size), torch.float32 if self.kind == "floats" else latents
 
     def __len__(self) -> int:
         """Number of images."""
@@ -180,7 +188,7 @@ class LatentDataset(Dataset[Item]):
         records = self._row_groups.records(positions)
         if self.kind == "pixels":
             return self.archive.decode_records(records)
-        latents = self.archive.latents_of_records(records)
+        latents = self.archive.latents_of_records(records, self.channels)
         if self._scale is not None:
             return self._scale.dequantize(latents)
         return latents if latents.flags.writeable else latents.copy()

@@ -59,36 +59,49 @@ class EntropyCoder:
             raise ValueError(f"symbols {symbols.shape} of quality {quality}")
         streams = np.empty(symbols.size * STREAM_BYTES_A_SYMBOL + SPARE_BYTES, np.uint8)
         ends = np.zeros(len(symbols) + 1, np.int64)
-        row = self._code(np.full(len(symbols), quality - 1), True, symbols.flatten(), streams, ends)
+        rows = np.full(len(symbols), quality - 1)
+        row = self._code(rows, True, symbols.flatten(), streams, ends, self.prior.channels)
         if row < len(symbols):
             raise ValueError(f"image {row} has a symbol beyond +-{SYMBOL_LIMIT}, or one in a channel that is not active")
         return [streams[start:end].tobytes() for start, end in itertools.pairwise(ends.tolist())]
 
-    def decode(self, streams: Sequence[bytes], qualities: Sequence[int]) -> NDArray[np.int16]:
+    def decode(self, streams: Sequence[bytes], qualities: Sequence[int], channels: int | None = None) -> NDArray[np.int16]:
         """The symbols that streams hold.
 
         Args:
             streams: N of them.
             qualities: The quality of each.
+            channels: The first so many only, or all. What streams hold beyond is not decoded, where damage may go unnoticed.
 
         Returns:
             int16 `[N, C, 8, 8]`.
 
         Raises:
             CorruptDataError: if one is no stream of its quality; its `args[1]` is the stream's number.
+            ValueError: if there are not so many channels.
         """
         rows = np.array(qualities, np.int64) - 1
         unknown = np.flatnonzero((rows < 0) | (rows >= self.prior.qualities))
         if len(unknown):
             row = int(unknown[0])
             raise CorruptDataError(f"stream {row} has quality {qualities[row]}, not 1 to {self.prior.qualities}", row)
-        symbols = np.empty(len(streams) * self.prior.channels * GRID * GRID, np.int16)
+        decoded = self._slices_to(channels)
+        symbols = np.empty(len(streams) * decoded * GRID * GRID, np.int16)
         ends = np.cumsum([0, *map(len, streams)])
         # A copy that can be written to: for numba, what is read-only is another type, and compiled anew.
-        row = self._code(rows, False, symbols, np.frombuffer(bytearray().join(streams), np.uint8), ends)
+        row = self._code(rows, False, symbols, np.frombuffer(bytearray().join(streams), np.uint8), ends, decoded)
         if row < len(streams):
             raise CorruptDataError(f"stream {row} is no stream of quality {qualities[row]}", row)
-        return symbols.reshape(len(streams), self.prior.channels, GRID, GRID)
+        return symbols.reshape(len(streams), decoded, GRID, GRID)[:, :channels]
+
+    def _slices_to(self, channels: int | None) -> int:
+        """Number of channels of all slices that the first `channels` are in."""
+        if channels is None:
+            return self.prior.channels
+        if not 1 <= channels <= self.prior.channels:
+            raise ValueError(f"{channels} channels of {self.prior.channels}")
+        ends: list[int] = np.cumsum(self._arrays.slices).tolist()
+        return next(end for end in ends if end >= channels)
 
     def _code(
         self,
@@ -97,20 +110,21 @@ class EntropyCoder:
         symbols: NDArray[np.int16],
         streams: NDArray[np.uint8],
         ends: NDArray[np.int64],
+        channels: int,
     ) -> int:
-        return code_images(self._arrays, Workspace.of(self._arrays), rows, encodes, symbols, streams, ends)
+        return code_images(self._arrays, Workspace.of(self._arrays), rows, encodes, symbols, streams, ends, channels)
 
     def dequantize(self, symbols: NDArray[np.int16], qualities: Sequence[int]) -> NDArray[np.int16]:
         """The latents that symbols stand for, on one scale for all qualities.
 
         Args:
-            symbols: int16 `[N, C, 8, 8]`.
+            symbols: int16 `[N, C, 8, 8]`, of all channels or the first ones.
             qualities: The quality of each image.
 
         Returns:
             int16 `[N, C, 8, 8]`, within +-4095.
         """
-        steps = self.prior.step[np.asarray(qualities, np.intp) - 1][:, :, None, None]
+        steps = self.prior.step[np.asarray(qualities, np.intp) - 1, : symbols.shape[1], None, None]
         latents = symbols * steps.astype(np.int32, copy=False)  # below 2^30
         latents += np.int32(STEP_UNITS // 2)
         latents >>= STEP_SHIFT

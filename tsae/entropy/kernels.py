@@ -312,6 +312,7 @@ def walk(
     streams: NDArray[np.uint8],
     place: int,
     end: int,
+    channels: int,
 ) -> int:
     """Goes through the symbols of one image in the order of coding.
 
@@ -325,9 +326,11 @@ def walk(
         streams: What to decode, uint8; not looked at when encoding.
         place: Where the image's stream starts in it.
         end: Where it ends.
+        channels: After how many to end: a sum of slices.
 
     Returns:
-        Number of coded intervals when encoding, 0 when decoding; CORRUPT for a damaged stream or symbols not to be coded.
+        Number of coded intervals when encoding, 0 when decoding; CORRUPT for a damaged stream or symbols not to be coded. Where
+        a stream is not decoded to its end, damage may go unnoticed.
     """
     tables = len(prior.table_zero)
     count, code, span, start_place = 0, np.int64(0), np.int64((1 << CODE_BITS) - 1), place
@@ -338,6 +341,8 @@ def walk(
     copy_field(prior.field_start, quality * len(work.gathered), work.gathered)
     first, first_group = 0, 0
     for size in prior.slices:
+        if first == channels:
+            return count
         if first < prior.owns:
             copy_field(work.gathered, 0, work.field)
         else:
@@ -438,6 +443,7 @@ def code_images(
     symbols: NDArray[np.int16],
     streams: NDArray[np.uint8],
     ends: NDArray[np.int64],
+    channels: int,
 ) -> int:
     """Encodes or decodes images one after another.
 
@@ -446,17 +452,18 @@ def code_images(
         work: Written to.
         qualities: Row of the tables by quality for each image, int64 `[N]`.
         encodes: Or else decodes.
-        symbols: int16 `[N, C, 64]`, flat. Read when encoding, written when decoding.
+        symbols: int16 `[N, channels, 64]`, flat. Read when encoding, written when decoding.
         streams: The streams one after another, uint8; room for them when encoding.
         ends: Where each stream ends in `streams`, after where the first one starts, int64 `[N + 1]`. Filled when encoding.
+        channels: All, or the first ones only: the sizes of some slices together.
 
     Returns:
         N, or the number of an image of which the stream is damaged or the symbols are not to be coded.
     """
     images = len(qualities)
     for k in range(images):
-        start = k * prior.channels * GRID * GRID
-        count = walk(prior, work, qualities[k], encodes, symbols, start, streams, ends[k], ends[k + 1])
+        start = k * channels * GRID * GRID
+        count = walk(prior, work, qualities[k], encodes, symbols, start, streams, ends[k], ends[k + 1], channels)
         if count == CORRUPT:
             return k
         if encodes:

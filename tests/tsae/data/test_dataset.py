@@ -73,6 +73,22 @@ def test_values_are_those_of_the_reader(archives: dict[str, str], model: str, ki
     np.testing.assert_array_equal(data.__getitems__(numbers).values.numpy(), wanted[numbers])
 
 
+@pytest.mark.parametrize("options", [{}, {"preload": True}, {"cache_bytes": 0}])
+@pytest.mark.parametrize("kind", ["latents", "floats"])
+@pytest.mark.parametrize("model", MODELS)
+def test_first_channels_only(archives: dict[str, str], model: str, kind: Any, options: dict[str, Any]) -> None:
+    wanted = expected(archives[model], kind)[:, :5]
+    data = LatentDataset(archives[model], kind, channels=5, **options)
+    for numbers in ([7, 3, 39], [3, 8]):
+        np.testing.assert_array_equal(data.__getitems__(numbers).values.numpy(), wanted[numbers])
+
+
+def test_channels_that_are_not_there_are_refused(archives: dict[str, str]) -> None:
+    for kind, channels in (("latents", 9), ("latents", 0), ("pixels", 3)):
+        with pytest.raises(InputError, match=rf"channels {channels}: of latents, these have 8; of pixels, all"):
+            LatentDataset(archives["seed-8x8x8"], kind, channels=channels)
+
+
 def test_floats_are_in_the_models_scale(archives: dict[str, str]) -> None:
     """As docs/FORMAT.md tells it, from the model's file."""
     from safetensors.numpy import load_file

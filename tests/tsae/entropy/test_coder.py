@@ -83,6 +83,26 @@ def test_mixed_qualities_and_empty_batches() -> None:
 
 
 @pytest.mark.parametrize("coder", CODERS)
+def test_the_first_channels_are_those_of_all(coder: EntropyCoder) -> None:
+    symbols = np.concatenate([sparse(coder, 3, 2), drawn(coder, 2, 1)[0][None]])
+    streams = coder.encode(symbols, 2)
+    for channels in range(1, coder.prior.channels + 1):
+        np.testing.assert_array_equal(coder.decode(streams, [2] * 4, channels), symbols[:, :channels])
+    for channels in (0, -1, coder.prior.channels + 1):
+        with pytest.raises(ValueError, match="channels of"):
+            coder.decode(streams, [2] * 4, channels)
+
+
+def test_what_is_not_asked_for_is_not_decoded() -> None:
+    """Damage behind the first slice is noticed by those only who need what is there."""
+    coder = CODERS[0]
+    stream = coder.encode(sparse(coder, 1, 3), 3)[0] + b"beyond the end"
+    with pytest.raises(CorruptDataError):
+        coder.decode([stream], [3])
+    assert coder.decode([stream], [3], 1).shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("coder", CODERS)
 def test_a_stream_does_not_depend_on_its_batch(coder: EntropyCoder) -> None:
     symbols = sparse(coder, 7, 2)
     streams = coder.encode(symbols, 2)
