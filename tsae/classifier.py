@@ -8,7 +8,7 @@ them. `tsae.training` trains them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -57,11 +57,6 @@ class ClassifierWeights:
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def side(self) -> int:
-        """Rows and columns of what goes in."""
-        return IMAGE_SIZE_PX if self.input == "pixels" else GRID
-
-    @property
     def parameters(self) -> int:
         """How many numbers were learned."""
         return sum(layer.weight.size + layer.bias.size for layer in self.layers.convolutions)
@@ -70,7 +65,7 @@ class ClassifierWeights:
     def multiply_adds(self) -> int:
         """Products that one image costs."""
         *inner, last = self.layers.convolutions
-        sides = _sides(self.side, self.layers.then)
+        sides = self.layers.sides()
         return sum(layer.weight.size * side**2 for layer, side in zip(inner, sides, strict=False)) + last.weight.size
 
     def to_bytes(self) -> bytes:
@@ -90,20 +85,6 @@ class ClassifierWeights:
             tensors[f"layers.{number}.weight"] = layer.weight.astype(np.float16)
             tensors[f"layers.{number}.bias"] = layer.bias.astype(np.float16)
         return write_model_file(header, tensors)
-
-
-def _sides(side: int, then: Sequence[Then]) -> list[int]:
-    """Rows of what each convolution sees, the last one included.
-
-    Raises:
-        ValueError: if an odd number would be halved.
-    """
-    sides = [side]
-    for what in then:
-        if what == "pool" and sides[-1] % 2:
-            raise ValueError(f"{sides[-1]} rows are to be pooled")
-        sides.append({"pool": sides[-1] // 2, "spread": sides[-1] * SPREAD, "rectify": sides[-1]}[what])
-    return sides
 
 
 def classifier_from_bytes(data: bytes, source: str) -> ClassifierWeights:
@@ -141,6 +122,7 @@ def _parse(header: Mapping[str, Any], tensors: Tensors) -> ClassifierWeights:
         tensors["input.offset"],
         [Convolution(*(_float32(tensors[f"layers.{n}.{what}"]) for what in ("weight", "bias"))) for n in range(len(then) + 1)],
         tuple(then),
+        IMAGE_SIZE_PX if kind == "pixels" else GRID,
     )
     if len(tensors) != 2 + 2 * len(layers.convolutions):
         raise ValueError(f"{len(tensors)} tensors for {len(layers.convolutions)} layers")
@@ -163,7 +145,7 @@ def _check_shapes(weights: ClassifierWeights) -> None:
             raise ValueError(f"scale or offset of {constants.dtype} {constants.shape}")
     if not 0 < channels <= MAX_CHANNELS or (weights.input == "pixels" and channels != COLOURS):
         raise ValueError(f"{channels} channels of {weights.input}")
-    sides = _sides(weights.side, layers.then)
+    sides = layers.sides()
     if not 0 < max(sides) <= MAX_SIDE or not min(sides):
         raise ValueError(f"layers of {max(sides)} to {min(sides)} rows")
     for number, (layer, side) in enumerate(zip(layers.convolutions, sides, strict=True)):
@@ -188,6 +170,7 @@ class SignClassifier:
         multiply_adds: Products that one image costs.
         sha256: Of its file.
         latents_of: For latents, the fingerprint of the model whose latents it knows; None for pixels.
+        channels: How many it looks at: 3 colours, or the first ones of latents.
         training: How it was trained, for people.
     """
 
@@ -201,8 +184,8 @@ class SignClassifier:
         self.name, self.classes, self.input = weights.name, weights.classes, weights.input
         self.multiply_adds, self.parameters = weights.multiply_adds, weights.parameters
         self.sha256, self.latents_of, self.training = sha256, weights.latents_of, weights.training
-        self._shape = (weights.side, weights.side)
-        self._channels = len(weights.layers.scale)
+        self._shape = (weights.layers.side, weights.layers.side)
+        self.channels = len(weights.layers.scale)
         self._network: Network = classifier_network(weights.layers, "cpu")
 
     def probabilities(self, values: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
@@ -210,7 +193,7 @@ class SignClassifier:
 
         Args:
             values: For pixels uint8 `[N, 32, 32, 3]`; for latents the integers that an archive stores, `[N, C, 8, 8]`, as
-                `Archive.latents` gives them.
+                `Archive.latents` gives them: the first `channels`, or more, which are not looked at.
 
         Returns:
             float32 `[N, K]`; each row sums to 1.
@@ -224,7 +207,9 @@ class SignClassifier:
 
     def _channels_first(self, values: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
         of_pixels = self.input == "pixels"
-        expected = (*self._shape, self._channels) if of_pixels else (self._channels, *self._shape)
+        if not of_pixels:
+            values = values[:, : self.channels]
+        expected = (*self._shape, self.channels) if of_pixels else (self.channels, *self._shape)
         if values.shape[1:] != expected or not np.issubdtype(values.dtype, np.uint8 if of_pixels else np.signedinteger):
             raise ValueError(f"{self.input} {values.dtype} {list(values.shape)}: {self.name} takes [N, {str(expected)[1:-1]}]")
         return values.transpose(0, 3, 1, 2) if of_pixels else values

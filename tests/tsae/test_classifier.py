@@ -34,6 +34,7 @@ def small_weights(kind: str, channels: int, side: int) -> ClassifierWeights:
         np.full(channels, -0.1, np.float32),
         [convolution(2 * spread, channels, 3), convolution(4, 2, 3), convolution(6, 4, 3), convolution(3, 6, 8)],
         ("spread", "pool", "pool") if kind == "latents" else ("pool", "rectify", "pool"),
+        side,
     )
     latents_of = "0" * 64 if kind == "latents" else None
     return ClassifierWeights("small", kind, ("a", "b", "c"), layers, latents_of, {"seed": 1})  # type: ignore[arg-type]

@@ -45,12 +45,27 @@ class ClassifierLayers(NamedTuple):
         offset: What is added then, float32 `[C]`.
         convolutions: Of 3x3, but the last one, whose kernel is as large as what it sees.
         then: What follows each of them but the last.
+        side: Rows and columns of the input.
     """
 
     scale: NDArray[np.float32]
     offset: NDArray[np.float32]
     convolutions: list[Convolution]
     then: tuple[Then, ...]
+    side: int
+
+    def sides(self) -> list[int]:
+        """Rows of what each convolution sees, the last one included.
+
+        Raises:
+            ValueError: if an odd number would be halved.
+        """
+        sides = [self.side]
+        for what in self.then:
+            if what == "pool" and sides[-1] % 2:
+                raise ValueError(f"{sides[-1]} rows are to be pooled")
+            sides.append({"pool": sides[-1] // 2, "spread": sides[-1] * SPREAD, "rectify": sides[-1]}[what])
+        return sides
 
 
 def seed_layers(tensors: Mapping[str, NDArray[Any]]) -> SeedLayers:

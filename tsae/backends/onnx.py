@@ -168,11 +168,11 @@ def classifier(layers: ClassifierLayers, device: str) -> Network:
     x = graph.apply("Add", graph.apply("Mul", "x", scale), offset)
     *inner, last = layers.convolutions
     if layers.then[0] != "spread":
-        x = _standardise(graph, x)
-    for layer, then in zip(inner, layers.then, strict=True):
+        x = _standardise(graph, x, len(layers.scale), layers.side)
+    for layer, then, side in zip(inner, layers.then, layers.sides(), strict=False):
         x = graph.convolve(x, *layer)
-        if then == "spread":
-            x = _standardise(graph, graph.apply("DepthToSpace", x, blocksize=SPREAD, mode="CRD"))
+        if then == "spread":  # standardised before its pixels are moved: the same numbers, in fewer rows
+            x = graph.apply("DepthToSpace", _standardise(graph, x, len(layer.bias), side), blocksize=SPREAD, mode="CRD")
             continue
         x = graph.apply("Relu", x)
         if then == "pool":
@@ -180,10 +180,7 @@ def classifier(layers: ClassifierLayers, device: str) -> Network:
     return graph.compile(graph.apply("Conv", x, *map(graph.constant, last)), len(layers.scale), len(last.bias))
 
 
-def _standardise(graph: Graph, x: str) -> str:
+def _standardise(graph: Graph, x: str, channels: int, side: int) -> str:
     """Brings each image to a mean of 0 and a variance of nearly 1."""
-    axes: dict[str, Any] = {"axes": [1, 2, 3], "keepdims": 1}
-    x = graph.apply("Sub", x, graph.apply("ReduceMean", x, **axes))
-    variance = graph.apply("ReduceMean", graph.apply("Mul", x, x), **axes)
-    least = graph.constant(np.array(LEAST_VARIANCE, np.float32))
-    return graph.apply("Div", x, graph.apply("Sqrt", graph.apply("Add", variance, least)))
+    one = graph.constant(np.ones((channels, side, side), np.float32))
+    return graph.apply("LayerNormalization", x, one, axis=1, epsilon=LEAST_VARIANCE)
