@@ -141,8 +141,12 @@ class Reader:
         self.labels = np.array([labels[key] for key in self.keys])
         self.way, self.folder, self.archives = way, folder, archives
 
-    def batches(self) -> Any:
-        """What the classifier looks at, `AT_ONCE` images at a time; opening included."""
+    def batches(self, channels: int) -> Any:
+        """What the classifier looks at, `AT_ONCE` images at a time; opening included.
+
+        Args:
+            channels: Of latents, so many.
+        """
         if self.way.source == "files":
             for start in range(0, len(self.keys), AT_ONCE):
                 files = ((self.folder / key).read_bytes() for key in self.keys[start : start + AT_ONCE])
@@ -153,13 +157,15 @@ class Reader:
             groups = archive.row_groups(2)
             for start in range(0, len(places), AT_ONCE):
                 records = groups.records(places[start : start + AT_ONCE])
-                yield archive.decode_records(records) if self.way.kind == "pixels" else archive.latents_of_records(records)
+                is_pixels = self.way.kind == "pixels"
+                yield archive.decode_records(records) if is_pixels else archive.latents_of_records(records, channels)
 
 
 def classify(reader: Reader, classifier: SignClassifier) -> tuple[float, float]:
     """Accuracy, and images a second."""
     started_s = time.perf_counter()
-    found = np.concatenate([classifier.probabilities(values).argmax(1) for values in reader.batches()])
+    batches = reader.batches(classifier.channels)
+    found = np.concatenate([classifier.probabilities(values).argmax(1) for values in batches])
     seconds = time.perf_counter() - started_s
     right = np.array(classifier.classes)[found] == reader.labels
     return float(right.mean()), len(right) / seconds

@@ -1,4 +1,4 @@
-"""The recipe of the sign classifiers: on pixels, each image jittered anew every time; on latents as an archive holds them."""
+"""The recipe of the sign classifiers: on pixels, jittered and partly coded anew each time; on latents as archives hold them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tsae.classifier import ClassifierWeights, Input, classifier_from_bytes
 from tsae.config import IMAGE_SIZE_PX
 from tsae.entropy import GRID
 from tsae.reader import Archive
+from tsae.training.coded import code_some
 from tsae.training.config import TrainConfig
 from tsae.training.jitter import jitter
 from tsae.training.labelled import LabelledSet, load_labelled
@@ -29,14 +30,14 @@ Stage = tuple[int, Then]
 
 STAGES: dict[Input, tuple[Stage, ...]] = {
     "pixels": ((32, "pool"), (64, "pool"), (96, "pool"), (160, "rectify"), (160, "rectify")),
-    "latents": ((48, "spread"), (16, "pool"), (48, "pool"), (80, "pool"), (128, "rectify")),
+    "latents": ((48, "spread"), (16, "pool"), (32, "pool"), (64, "pool"), (128, "rectify")),
 }
 """Networks by what they look at. At the latents' own resolution a stroke looks different from place to place in the patch that
 each stands for; networks that stayed there learned slowly (docs/CLASSIFIER.md)."""
 
 CONFIGS: dict[Input, TrainConfig] = {
-    "pixels": TrainConfig("signs-43", epochs=32, batch_size=128, learning_rate=5e-3),
-    "latents": TrainConfig("signs-43-latents", epochs=8, batch_size=128, learning_rate=1e-2),
+    "pixels": TrainConfig("signs-43", epochs=80, batch_size=128, learning_rate=5e-3),
+    "latents": TrainConfig("signs-43-latents", epochs=3, batch_size=128, learning_rate=1e-2),
 }
 """The numbers of each recipe."""
 
@@ -81,7 +82,8 @@ class SignNetwork(nn.Module):
         self.dropped = DROPPED[kind]
         self.then = tuple(then for _, then in STAGES[kind])
         self.convolutions, self.norms = nn.ModuleList(), nn.ModuleList()
-        channels, side = len(scale), IMAGE_SIZE_PX if kind == "pixels" else GRID
+        self.side = IMAGE_SIZE_PX if kind == "pixels" else GRID
+        channels, side = len(scale), self.side
         for outputs, then in STAGES[kind]:
             is_spread = then == "spread"
             self.convolutions.append(nn.Conv2d(channels, outputs, 3, padding=1, bias=is_spread))
@@ -100,9 +102,9 @@ class SignNetwork(nn.Module):
             if then == "spread":
                 x = _standardise(functional.pixel_shuffle(x, SPREAD))
                 continue
-            x = functional.relu(x, inplace=True)
-            if then == "pool":
+            if then == "pool":  # before ReLU, which gives the same of a fourth of the values
                 x = functional.max_pool2d(x, 2)
+            x = functional.relu(x, inplace=True)
             x = functional.dropout2d(x, self.dropped[0], self.training)
         logits: Tensor = self.last(functional.dropout(x, self.dropped[1], self.training))
         return logits.flatten(1)
@@ -119,7 +121,12 @@ class SignNetwork(nn.Module):
                 layer = fold(layer, tensors, f"norms.{number}", norm.eps)
             layers.append(layer)
         layers.append(Convolution(tensors["last.weight"], tensors["last.bias"]))
-        return ClassifierLayers(tensors["scale"], tensors["offset"], layers, self.then)
+        return ClassifierLayers(tensors["scale"], tensors["offset"], layers, self.then, self.side)
+
+
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether matrices of bfloat16 are multiplied faster than those of float32: on GPUs, and CPUs with AMX."""
+    return device == "cuda" or torch.cpu._is_amx_tile_supported()
 
 
 def _standardise(x: Tensor) -> Tensor:
@@ -128,7 +135,10 @@ def _standardise(x: Tensor) -> Tensor:
 
 
 class ClassifierRecipe:
-    """Trains a `SignNetwork` with AdamW, a moving average of its weights, and smoothed labels."""
+    """Trains a `SignNetwork` with AdamW, a moving average of its weights, and smoothed labels.
+
+    Convolutions are in bfloat16 where that is faster; the loss of the first epochs was the same within 0.3 %.
+    """
 
     def __init__(self, kind: Input, config: TrainConfig, training: LabelledSet) -> None:
         """Builds the network, with random weights.
@@ -139,6 +149,7 @@ class ClassifierRecipe:
             training: To train on.
         """
         self.config, self.kind = config, kind
+        self._has_bfloat16 = multiplies_bfloat16(config.device)
         network = SignNetwork(kind, *_normalisation(training.images, kind), len(training.classes))
         if training.archive is not None:
             _start_spreading(network, training, training.archive)
@@ -172,8 +183,10 @@ class ClassifierRecipe:
         for group in optimizer.param_groups:
             group["lr"] = self._rate(number, steps)
         self.network.train()
-        x = self._channels_first(jitter(values) if self.kind == "pixels" else values)
-        loss = functional.cross_entropy(self.network(x), labels, label_smoothing=SMOOTHING)
+        x = self._channels_first(code_some(jitter(values)) if self.kind == "pixels" else values)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._has_bfloat16):
+            logits = self.network(x).float()
+        loss = functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
