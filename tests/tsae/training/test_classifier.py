@@ -28,6 +28,7 @@ running = importlib.import_module("tsae.training.run")
 TINY = {
     "pixels": ((8, "pool"), (8, "pool"), (8, "pool")),
     "latents": ((48, "spread"), (8, "pool"), (8, "rectify"), (8, "pool")),
+    "entropy-coded latents": ((48, "spread"), (8, "pool"), (4, "pool")),
 }
 
 KINDS = ("pixels", "latents")
@@ -117,7 +118,7 @@ def test_latents_are_bound_to_their_model(kind: str, data: Path, trained: Path) 
 def test_the_folded_network_is_the_network(kind: str) -> None:
     torch.manual_seed(0)
     channels = 3 if kind == "pixels" else 5
-    network = SignNetwork(kind, torch.full((channels,), 0.02), torch.full((channels,), -1.0), 4)
+    network = SignNetwork(kind, TINY[kind], torch.full((channels,), 0.02), torch.full((channels,), -1.0), 4)
     for norm in (layer for layer in network.norms if isinstance(layer, torch.nn.BatchNorm2d)):
         torch.nn.init.normal_(norm.running_mean, 0.3, 0.5)
         torch.nn.init.uniform_(norm.running_var, 0.1, 3.0)
@@ -167,6 +168,21 @@ def test_the_command_trains_on_an_archive(archive: Path, tmp_path: Path, capsys:
     assert "validation images are classified rightly" in capsys.readouterr().out
     assert load_classifier(str(out)).training["epochs"] == 1
     assert load_classifier(str(out)).name == "my-signs"
+
+
+def test_entropy_coded_latents_have_a_network_of_their_own(signs: Path, tmp_path: Path) -> None:
+    """It looks at the first 16 channels of 32, which need not be cut for it."""
+    assert main(["compress", str(signs), str(tmp_path / "a"), "--quality", "3"]) == 0
+    train_classifier(tmp_path / "a", tmp_path / "m.safetensors", config("latents"), "latents")
+    classifier = load_classifier(str(tmp_path / "m.safetensors"))
+    assert classifier.channels == 16
+    assert classifier.multiply_adds == 8**2 * 16 * 9 * 48 + 32**2 * 3 * 9 * 8 + 16**2 * 8 * 9 * 4 + 8**2 * 4 * len(
+        classifier.classes
+    )
+    with open_archive(str(tmp_path / "a")) as archive:
+        keys = list(archive.keys())
+        found = classifier.probabilities(archive.latents(keys, 16))
+        np.testing.assert_array_equal(found, classifier.probabilities(archive.latents(keys)))
 
 
 def test_latents_of_files_are_refused_before_anything_is_written(signs: Path, tmp_path: Path) -> None:
