@@ -203,6 +203,7 @@ def _build_parser() -> argparse.ArgumentParser:
     export.add_argument("output", metavar="DIR", help="new or empty folder; local or URL")
     export.add_argument("--overwrite", action="store_true", help="replace an export that is there")
     export.add_argument("--originals", metavar="INPUT", help="what was compressed, to show its images beside")
+    export.add_argument("--root", metavar="DIR", help="for a list: the folder that keys are relative to (default: the list's)")
 
     serve = add("serve", _serve, "decode over HTTP (needs the extra serve)")
     add_serve_arguments(serve)
@@ -492,7 +493,7 @@ def _describe_quality(info: dict[str, Any]) -> str:
 def _export_web(args: argparse.Namespace, flags: list[str]) -> int:
     from tsae.web import export_web
 
-    done = export_web(args.archive, args.output, args.overwrite, args.originals)
+    done = export_web(args.archive, args.output, args.overwrite, args.originals, args.root)
     originals = f", {_count(done.originals, 'original')}" if args.originals is not None else ""
     files = f"{_count(done.files, 'file')} of {done.bytes:,} bytes"
     print(f"{log.printable(args.output)}: {_count(done.images, 'image')}{originals}, {files}; serve them with any web server")

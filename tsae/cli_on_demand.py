@@ -114,6 +114,7 @@ def add_sheet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("glob", nargs="?", metavar="GLOB", help="only keys that match; * also matches /")
     parser.add_argument("-o", dest="output", metavar="FILE", required=True, help="the picture: .png, .webp or .jpg")
     parser.add_argument("--originals", metavar="INPUT", help="what was compressed: originals above, and measured anew")
+    parser.add_argument("--root", metavar="DIR", help="for a list: the folder that keys are relative to (default: the list's)")
     _add_filters(parser)
     _add_order(parser, SHEET_IMAGES, f"at most so many (default: {SHEET_IMAGES})")
 
@@ -122,6 +123,6 @@ def sheet(args: argparse.Namespace, flags: list[str]) -> int:
     """Runs `sheet`; see `tsae.overview.write_sheet`."""
     from tsae.overview import write_sheet
 
-    count = write_sheet(args.archive, _ordered_selection(args), args.output, args.originals)
+    count = write_sheet(args.archive, _ordered_selection(args), args.output, args.originals, args.root)
     print(f"{args.output}: {count} image{'' if count == 1 else 's'}")
     return 0

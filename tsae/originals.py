@@ -16,29 +16,54 @@ from tsae.inputs import Item, Listing, Read, list_inputs, map_inputs
 T = TypeVar("T")
 
 
+class MissingError(ImageError):
+    """A listing of the originals does not have that key."""
+
+
 class Originals:
     """Reads originals. Safe to share between threads."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, root: str | None = None, is_listed: bool = False) -> None:
         """Lists what the source names, unless it is a folder: there a key says where its file is.
 
         Args:
-            source: INPUT as `compress` takes it: a folder, a container, a glob or a list.
+            source: INPUT as `compress` takes it: a folder, a container, a glob or a list; local or URL.
+            root: For a list, the folder that its keys are relative to; None is the list's own.
+            is_listed: Whether to list a folder as well, as `listing` and `labels` need it.
 
         Raises:
-            InputError: if it is not there, or names no image.
+            InputError: if it is not there or names no image, or there is a root for what is no list.
         """
         self.source = source
-        self._listing: Listing | None = None
         try:
             is_folder = paths.kind(source) == "folder"
         except OSError as error:
             raise InputError(f"{source}: cannot be read ({error.strerror or error}); check the path") from error
-        if not is_folder:
-            self._listing = list_inputs(source)
+        does_list = is_listed or not is_folder or root is not None  # which for a folder is refused
+        self._listing = list_inputs(source, root) if does_list else None
+
+    @property
+    def listing(self) -> Listing:
+        """All of them.
+
+        Raises:
+            ValueError: for a folder that was not to be listed.
+        """
+        if self._listing is None:
+            raise ValueError(f"{self.source}: is not listed")
+        return self._listing
+
+    def labels(self, keys: Sequence[str]) -> list[str | None]:
+        """The label that lies beside the original of each key; None where there is none, or no original."""
+        rows = self.listing.find(keys)
+        found = iter(self.listing.items(rows[rows >= 0]))
+        return [next(found).label if row >= 0 else None for row in rows.tolist()]
 
     def map(self, function: Callable[[Image.Image], T], keys: Sequence[str]) -> list[T | ImageError]:
-        """What a function makes of the original of each key, an RGB image of its own size, or why there is none."""
+        """What a function makes of the original of each key, an RGB image of its own size.
+
+        Where there is none, or it is no image, the reason; that is a `MissingError` if a listing does not have the key.
+        """
 
         def make(item: Item, read: Read) -> T | ImageError:
             try:
@@ -56,12 +81,20 @@ class Originals:
 
     def _find(self, keys: Sequence[str]) -> list[Item | ImageError]:
         """Where the original of each key is."""
-        faults = [key_fault(key) for key in keys]
         if self._listing is None:
+            faults = [key_fault(key) for key in keys]
             return [ImageError(fault) if fault else Item(key) for key, fault in zip(keys, faults, strict=True)]
         rows = self._listing.find(keys)
         found = iter(self._listing.items(rows[rows >= 0]))
-        return [
-            next(found) if row >= 0 else ImageError("is not among what was named")
-            for key, row in zip(keys, rows.tolist(), strict=True)
-        ]
+        return [next(found) if row >= 0 else MissingError("is not among what was named") for row in rows.tolist()]
+
+
+def open_originals(source: str | None, root: str | None = None) -> Originals | None:
+    """The originals that a command may be given; None without a source.
+
+    Raises:
+        InputError: as `Originals`, or if there is a root alone.
+    """
+    if source is None and root is not None:
+        raise InputError(f"--root {root}: is for a list of originals; name that with --originals")
+    return None if source is None else Originals(source, root)

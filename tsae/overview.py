@@ -18,7 +18,7 @@ from tsae.config import RAW_BYTES
 from tsae.errors import ImageError, InputError
 from tsae.images import resize
 from tsae.metrics import psnr_db
-from tsae.originals import Originals
+from tsae.originals import Originals, open_originals
 from tsae.reader import Archive, open_archive
 from tsae.selection import Selection
 from tsae.sheet import contact_sheet
@@ -52,7 +52,9 @@ class Shown:
     are_exact: Sequence[bool]
 
 
-def write_sheet(archive_path: str, selection: Selection, output: str, originals: str | None = None) -> int:
+def write_sheet(
+    archive_path: str, selection: Selection, output: str, originals: str | None = None, root: str | None = None
+) -> int:
     """Draws the images of a selection, in its order, and writes the picture over what is there.
 
     Args:
@@ -60,6 +62,7 @@ def write_sheet(archive_path: str, selection: Selection, output: str, originals:
         selection: Which images; at most `MAX_IMAGES`.
         output: File to write, of an ending in `FORMATS`.
         originals: What was compressed, as INPUT; None shows what came back alone.
+        root: For a list of originals, the folder that its keys are relative to.
 
     Returns:
         Number of images.
@@ -71,7 +74,7 @@ def write_sheet(archive_path: str, selection: Selection, output: str, originals:
     """
     form = _form(output)
     with open_archive(archive_path) as archive:
-        beside = None if originals is None else Originals(originals)
+        beside = open_originals(originals, root)
         places = archive.positions(selection)
         if not 0 < len(places) <= MAX_IMAGES:
             found = f"{len(places):,} images are selected" if len(places) else "no image is selected"

@@ -1,4 +1,4 @@
-"""Originals by key, from each kind of INPUT."""
+"""Originals by key, from each kind of INPUT: single ones, and all of them listed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tsae.errors import ImageError, InputError
-from tsae.originals import Originals
+from tsae.originals import MissingError, Originals, open_originals
 
 
 @pytest.fixture
@@ -59,8 +59,47 @@ def test_each_kind_of_input_has_its_originals(folder: Path, make: object) -> Non
     keys = [str(key) for key in list_inputs(source).keys]
     assert len(keys) == 2
     found = Originals(source).map(np.asarray, [keys[1], "no/such.png", keys[0], "../outside.png"])
-    assert [type(each) for each in found] == [np.ndarray, ImageError, np.ndarray, ImageError]
+    assert [isinstance(each, ImageError) for each in found] == [False, True, False, True]
     assert [each.shape for each in found if isinstance(each, np.ndarray)] == [(5, 11, 3), (5, 10, 3)]
+    assert isinstance(found[1], MissingError) == (make is not as_folder)  # of a folder that nobody has listed
+
+
+@pytest.mark.parametrize("make", [as_folder, as_glob, as_list, as_tar, as_parquet])
+def test_listed_ones_are_counted_and_told_from_missing_ones(folder: Path, make: object) -> None:
+    originals = Originals(str(make(folder)), is_listed=True)  # type: ignore[operator]
+    first, second = originals.listing.keys
+    found = originals.map(lambda image: image.size, [second, "no/such.png", first])
+    assert (found[0], found[2]) == ((11, 5), (10, 5))
+    assert isinstance(found[1], MissingError)
+
+
+def test_listed_ones_have_their_labels(folder: Path) -> None:
+    (folder / "labels.csv").write_text("path,label\na/1.png,stop\n")
+    originals = Originals(str(folder), is_listed=True)
+    assert originals.labels(["a/1.png", "no/such.png", "a/0.png"]) == ["stop", None, None]
+
+
+def test_a_folder_is_not_listed_for_single_keys(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tsae.originals.list_inputs", None)
+    originals = Originals(str(folder))
+    assert originals.map(lambda image: image.size, ["a/1.png"]) == [(11, 5)]
+    with pytest.raises(ValueError, match="is not listed"):
+        originals.listing
+
+
+def test_a_list_may_have_another_root(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    listed = tmp_path / "lists" / "list.txt"
+    listed.write_text("a/0.png\na/1.png\n")
+    assert Originals(str(listed), str(folder)).map(lambda image: image.size, ["a/1.png"]) == [(11, 5)]
+    with pytest.raises(InputError, match=r"--root .*: is for lists"):
+        Originals(str(folder), str(folder))
+
+
+def test_a_root_needs_originals() -> None:
+    assert open_originals(None) is None
+    with pytest.raises(InputError, match="--root here: is for a list of originals; name that with --originals"):
+        open_originals(None, "here")
 
 
 def test_what_is_no_image_is_an_error_of_its_own(folder: Path) -> None:

@@ -43,6 +43,15 @@ def test_a_sheet_shows_the_worst_first_below_their_originals(
     assert all(upper[0] + 96 <= lower[0] <= upper[0] + 104 for upper, lower in zip(above, below, strict=True))
 
 
+def test_a_list_of_originals_may_have_a_root(archive_dir: Path, signs_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("\n".join(str(path.relative_to(signs_dir)) for path in signs_dir.rglob("*.png")))
+    command = ["sheet", str(archive_dir), "--limit", "5", "-o"]
+    for name, flags in (("list", ["list.txt", "--root", str(signs_dir)]), ("folder", [str(signs_dir)])):
+        flags[0] = str(tmp_path / flags[0])
+        assert main([*command, str(tmp_path / f"{name}.png"), "--originals", *flags]) == 0
+    assert (tmp_path / "list.png").read_bytes() == (tmp_path / "folder.png").read_bytes()
+
+
 def test_a_sheet_without_originals_shows_a_glob(archive_dir: Path, tmp_path: Path) -> None:
     with tsae.open_archive(str(archive_dir)) as archive:
         keys = list(archive)
@@ -63,6 +72,7 @@ def test_a_sheet_without_originals_shows_a_glob(archive_dir: Path, tmp_path: Pat
         (["-o", "s.gif"], "the ending is none of"),
         (["-o", "s"], "the ending is none of"),
         (["-o", "s.png", "--originals", "nowhere"], "nowhere: not there"),
+        (["-o", "s.png", "--root", "here"], "--root here: is for a list of originals"),
         (["-o", "folder.png"], "cannot be written"),
         (["-o", "s.png", "--after", "none"], "no image of that key"),
     ],

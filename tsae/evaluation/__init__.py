@@ -5,7 +5,7 @@ report.py                          all of it: measures archives, writes the file
 page.py  plots.py  pictures.py     the page, its plots, its pictures
 figures.py -> verdict.py           what facts come to, and what that means for a person
 statistics.py                      whether a difference of two accuracies is more than chance
-measuring.py -> originals.py       facts of each image, from records and originals, batch by batch
+measuring.py                       facts of each image, from records and originals, batch by batch
 facts.py                           what is known of each image
 ```
 """

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsae import archive as ar
-from tsae.errors import CorruptDataError, InputError, TsaeError
+from tsae.errors import CorruptDataError, ImageError, InputError, TsaeError
 from tsae.evaluation.facts import Facts
-from tsae.evaluation.originals import ListedOriginals
+from tsae.images import resize
 from tsae.metrics import laplacian_variance, mean_luma, psnr_db, ssim
+from tsae.originals import MissingError, Originals
 from tsae.progress import Progress
 from tsae.reader import Archive
 
@@ -93,35 +94,36 @@ class Measured:
 SHOWN_UNARCHIVED = 20
 
 
-def measure(archive: Archive, originals: ListedOriginals, classifier: SignClassifier) -> Measured:
+def measure(archive: Archive, originals: Originals, classifier: SignClassifier) -> Measured:
     """Measures all images of an archive that can be.
 
     Args:
         archive: Opened.
-        originals: Its input.
+        originals: Its input, listed.
         classifier: Reads signs.
 
     Raises:
         InputError: if no image could be measured.
         TsaeError: if the archive's model cannot be used. A damaged record, shard or list is a problem among the results.
     """
-    problems = Problems()
+    problems, listing = Problems(), originals.listing
     parts = list[Facts]()
-    is_archived = np.zeros(len(originals), bool)
+    is_archived = np.zeros(len(listing.keys), bool)
     _ = archive.codec
     with Progress(len(archive), "evaluating") as progress:
         for records in _batches(archive, problems):
-            rows = originals.rows(records.keys)
+            rows = listing.find(records.keys)
             is_archived[rows[rows >= 0]] = True
             parts += _measure_batch(archive, records, originals, classifier, problems)
             progress.update(len(records))
-    rows = originals.rows(problems.keys)
+    rows = listing.find(problems.keys)
     is_archived[rows[rows >= 0]] = True
     if not parts:
         reason = f" (first: {problems.first[0].message})" if problems.first else ""
         raise InputError(f"{archive.path}: none of {len(archive):,} images could be measured{reason}; check --originals")
     others = np.flatnonzero(~is_archived)
-    return Measured(Facts.join(parts), problems, len(others), originals.keys(others[:SHOWN_UNARCHIVED].tolist()))
+    some = [listing.keys[row] for row in others[:SHOWN_UNARCHIVED].tolist()]
+    return Measured(Facts.join(parts), problems, len(others), some)
 
 
 def _batches(archive: Archive, problems: Problems) -> Iterator[ar.Records]:
@@ -158,18 +160,22 @@ def _batches_of_shard(files: ar.ArchiveFiles, shard: int, problems: Problems) ->
 
 
 def _measure_batch(
-    archive: Archive, records: ar.Records, originals: ListedOriginals, classifier: SignClassifier, problems: Problems
+    archive: Archive, records: ar.Records, originals: Originals, classifier: SignClassifier, problems: Problems
 ) -> list[Facts]:
     """Facts of those that can be measured, if there are any."""
     records, decoded = _decode(archive, records, problems)
-    loaded = originals.load(records.keys)
-    for key in loaded.missing:
-        problems.add(Problem(MISSING, key, f"{ar.shown(key)}: not in {originals.source}"))
-    for key, message in loaded.unreadable:
-        problems.add(Problem(UNREADABLE, key, message))
-    if not loaded.rows:
+    images: dict[int, NDArray[np.uint8]] = {}
+    for row, (key, original) in enumerate(zip(records.keys, originals.map(resize, records.keys), strict=True)):
+        if isinstance(original, MissingError):
+            problems.add(Problem(MISSING, key, f"{ar.shown(key)}: not in {originals.source}"))
+        elif isinstance(original, ImageError):
+            problems.add(Problem(UNREADABLE, key, f"{ar.shown(key)}: the original cannot be read: {original}"))
+        else:
+            images[row] = original
+    if not images:
         return []
-    return [_facts(records.take(loaded.rows), loaded.labels, loaded.images, decoded[loaded.rows], classifier)]
+    rows, records = list(images), records.take(list(images))
+    return [_facts(records, originals.labels(records.keys), np.stack(list(images.values())), decoded[rows], classifier)]
 
 
 def _decode(archive: Archive, records: ar.Records, problems: Problems) -> tuple[ar.Records, NDArray[np.uint8]]:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tsae.evaluation.originals import ListedOriginals
-from tsae.images import encode_image
+from tsae.images import encode_image, resize
+from tsae.originals import Originals
 from tsae.reader import Archive
 
 BATCH_IMAGES = 256
@@ -24,7 +24,7 @@ class Pair(NamedTuple):
     decoded: str
 
 
-def picture_pairs(archive: Archive, originals: ListedOriginals, keys: Sequence[str]) -> dict[str, Pair]:
+def picture_pairs(archive: Archive, originals: Originals, keys: Sequence[str]) -> dict[str, Pair]:
     """The pictures of some images that were measured, by key.
 
     Raises:
@@ -33,9 +33,9 @@ def picture_pairs(archive: Archive, originals: ListedOriginals, keys: Sequence[s
     wanted, pairs = list(dict.fromkeys(keys)), dict[str, Pair]()
     for start in range(0, len(wanted), BATCH_IMAGES):
         some = wanted[start : start + BATCH_IMAGES]
-        decoded, loaded = archive.decode(some), originals.load(some)
-        for row, original in zip(loaded.rows, loaded.images, strict=True):
-            pairs[some[row]] = Pair(_uri(original), _uri(decoded[row]))
+        for key, original, decoded in zip(some, originals.map(resize, some), archive.decode(some), strict=True):
+            if isinstance(original, np.ndarray):
+                pairs[key] = Pair(_uri(original), _uri(decoded))
     return pairs
 
 

@@ -20,8 +20,8 @@ from tsae.evaluation.facts import Readings
 from tsae.evaluation.figures import columns_per_image, describe_images
 from tsae.evaluation.measuring import Measured, measure
 from tsae.evaluation.names import class_names
-from tsae.evaluation.originals import ListedOriginals
 from tsae.evaluation.verdict import judge
+from tsae.originals import Originals
 from tsae.reader import Archive, open_archive
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def evaluate(
         )
     if report is not None:
         _check_output(report, archive_paths, originals_source)
-    originals = ListedOriginals(originals_source, root)
+    originals = Originals(originals_source, root, is_listed=True)
     with contextlib.ExitStack() as stack:
         archives = [stack.enter_context(open_archive(path)) for path in archive_paths]
         names = _names(archive_paths)
@@ -98,7 +98,7 @@ def _names(archive_paths: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else [log.printable(path) for path in archive_paths]
 
 
-def _evaluate_one(archive: Archive, name: str, originals: ListedOriginals, classifier: SignClassifier) -> Report:
+def _evaluate_one(archive: Archive, name: str, originals: Originals, classifier: SignClassifier) -> Report:
     Preprocessing.from_json(archive.manifest.preprocessing)
     measured = measure(archive, originals, classifier)
     figures = _rate(archive, name) | describe_images(Readings(measured.facts, classifier.classes))
@@ -176,7 +176,7 @@ def _check_output(report: str, archive_paths: Sequence[str], originals_source: s
         raise InputError(f"{report}: holds {ar.shown(others[0])}, which is no report's; name a new or empty folder")
 
 
-def write_report(reports: Sequence[Report], archives: Sequence[Archive], originals: ListedOriginals, report: str) -> str:
+def write_report(reports: Sequence[Report], archives: Sequence[Archive], originals: Originals, report: str) -> str:
     """Writes the files of a report; the page last.
 
     Args:

@@ -47,6 +47,7 @@ class ServeOptions:
     Attributes:
         archive: Path or URL.
         originals: What was compressed, as INPUT, to be shown beside; None shows what came back alone.
+        originals_root: For a list of originals, the folder that its keys are relative to.
         host: Address to listen at.
         port: 0 takes a free one.
         token: What clients must show; None is nothing.
@@ -62,6 +63,7 @@ class ServeOptions:
 
     archive: str
     originals: str | None = None
+    originals_root: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = dataclasses.field(default=None, repr=False)
@@ -85,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = Limits()
     parser.add_argument("archive", metavar="ARCHIVE", help="local or URL")
     parser.add_argument("--originals", metavar="INPUT", help="what was compressed, to be shown beside")
+    parser.add_argument("--root", metavar="DIR", help="for a list: the folder that keys are relative to (default: the list's)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, metavar="P", help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--token-file", metavar="FILE", help=f"what clients must show as Bearer; or in ${TOKEN_VARIABLE}")
@@ -135,6 +138,7 @@ def serve_options(args: argparse.Namespace) -> ServeOptions:
     return ServeOptions(
         archive=args.archive,
         originals=args.originals,
+        originals_root=args.root,
         host=args.host,
         port=args.port,
         token=token,

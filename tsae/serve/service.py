@@ -18,7 +18,7 @@ from tsae.archive import digest, key_fault, shown
 from tsae.config import IMAGE_SIZE_PX
 from tsae.errors import ImageError, TsaeError
 from tsae.images import encode_image, resize
-from tsae.originals import Originals
+from tsae.originals import Originals, open_originals
 from tsae.overview import Shown, draw_sheet
 from tsae.reader import Archive
 from tsae.selection import Selection
@@ -66,7 +66,7 @@ class Service:
         """
         self.options = options
         self.follower = Follower(options.archive, options.interval_s, ORIGINALS_ROUTE if options.originals else None)
-        self.originals = None if options.originals is None else Originals(options.originals)
+        self.originals = open_originals(options.originals, options.originals_root)
         self.cache: ByteCache[tuple[str, str], bytes] = ByteCache(options.cache_bytes)
         self.groups = GroupReader(options.group_bytes)
         self.batcher: Batcher[Wanted, Result] = Batcher(Renderer(self.groups), options.threads, BATCH_IMAGES)

@@ -13,7 +13,7 @@ from tsae.archive.records import concatenate
 from tsae.checkpoint import model_from_bytes
 from tsae.errors import InputError
 from tsae.images import encode_image, resize
-from tsae.originals import Originals
+from tsae.originals import Originals, open_originals
 from tsae.progress import Progress
 from tsae.reader import Archive, open_archive
 from tsae.web.layout import BLOCK_RECORDS, Block, describe, to_block, to_model_segment
@@ -90,7 +90,9 @@ class _Packer:
         self._parts, self._open, self._size_bytes, self._files = [], [], 0, self._files + 1
 
 
-def export_web(archive_path: str, output: str, overwrite: bool = False, originals: str | None = None) -> Exported:
+def export_web(
+    archive_path: str, output: str, overwrite: bool = False, originals: str | None = None, root: str | None = None
+) -> Exported:
     """Writes the page, and the records of an archive as it reads them.
 
     All files but two are named by their content. What is new is written first, then the description that names it, and
@@ -101,13 +103,14 @@ def export_web(archive_path: str, output: str, overwrite: bool = False, original
         output: Folder to write to.
         overwrite: Whether an export that is there may be replaced.
         originals: What was compressed, as INPUT: the images that are there are laid beside, scaled as the archive's are.
+        root: For a list of originals, the folder that its keys are relative to.
 
     Raises:
         InputError: if the output holds anything else, or cannot be written.
         TsaeError: if the archive cannot be read; the output is as it was then.
     """
     folder, before = _check_output(archive_path, output, overwrite)
-    beside = None if originals is None else Originals(originals)
+    beside = open_originals(originals, root)
     with open_archive(archive_path) as archive:
         model_file = archive.files.model_file()
         model_from_bytes(model_file, archive_path)  # pages trust its tables

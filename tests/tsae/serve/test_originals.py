@@ -66,6 +66,13 @@ def test_what_is_gone_or_no_image_any_more_is_said(
         assert server.ask("/sheet?originals=true").json()["type"] == "urn:tsae:no-original"
 
 
+def test_a_list_of_them_may_have_a_root(start: Start, archive_dir: Path, signs_dir: Path, tmp_path: Path, key: str) -> None:
+    (tmp_path / "list.txt").write_text(key)
+    server = start(archive_dir, "--originals", str(tmp_path / "list.txt"), "--root", str(signs_dir))
+    original = decode_image((signs_dir / key).read_bytes())
+    assert np.array_equal(pixels(server.ask(f"/originals/{key}?size=0").body), np.asarray(original))
+
+
 def test_without_them_there_are_none(start: Start, archive_dir: Path, key: str) -> None:
     server = start(archive_dir)
     for path in (f"/originals/{key}", "/sheet?originals=true"):

@@ -134,6 +134,13 @@ def test_originals_lie_beside(archive_dir: Path, signs_dir: Path, tmp_path: Path
     assert decode_image(block["originals"][0]).size == (32, 32)
 
 
+def test_a_list_of_originals_may_have_a_root(archive_dir: Path, signs_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("\n".join(str(path.relative_to(signs_dir)) for path in signs_dir.rglob("*.png")))
+    for name, flags in (("list", [str(tmp_path / "list.txt"), "--root", str(signs_dir)]), ("folder", [str(signs_dir)])):
+        assert main(["export-web", str(archive_dir), str(tmp_path / name), "--originals", *flags]) == 0
+    assert contents(tmp_path / "list") == contents(tmp_path / "folder")
+
+
 def test_an_export_says_the_same_each_time(archive_dir: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         export_web(str(archive_dir), str(tmp_path / name))
