@@ -65,7 +65,8 @@ def _describe(report: dict[str, Any]) -> str:
         low, high = accuracy["drop_interval_95_points"]
         drop = f"{accuracy['drop_points']:.2f} points lost (95 %: {low:.2f} to {high:.2f})"
         rows.append(("accuracy", f"originals {accuracy['originals']:.4f}, decoded {accuracy['decoded']:.4f}: {drop}"))
-    rows.append(("agreement", f"{report['agreement']:.4f}"))
+    unsure = "" if report["verdict"]["by_reading"] else " (says little: see the verdict)"
+    rows.append(("agreement", f"{report['agreement']:.4f}{unsure}"))
     rows.append(("lost", f"{len(report['lost']):,} signs, {len(report['gained']):,} read only afterwards"))
     if others := report["originals_without_record"]["images"]:
         rows.append(("beside", f"{others:,} originals have no record in the archive"))

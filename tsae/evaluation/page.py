@@ -11,7 +11,7 @@ from tsae.evaluation import tables
 from tsae.evaluation.pictures import Pair, png_uri
 from tsae.evaluation.plots import Plot
 from tsae.evaluation.tables import named, number, share
-from tsae.evaluation.verdict import LEVELS, count, percent
+from tsae.evaluation.verdict import LEVELS, UNSURE, count, percent
 
 MARKS = {"good": ("✓", "good"), "fair": ("!", "fair"), "poor": ("✗", "poor"), "note": ("i", "note")}
 """Sign and word of each level: colour alone would not do for all eyes."""
@@ -77,7 +77,8 @@ def _best(reports: Sequence[Report]) -> str:
     """The verdict on several: the smallest archive of the best level."""
     level = min((report["verdict"]["level"] for report in reports), key=LEVELS.index)
     best = min((r for r in reports if r["verdict"]["level"] == level), key=lambda r: float(r["bytes_per_image"]))
-    what = f"The smallest {level} one is {best['name']}: {number(best['bytes_per_image'], 1)} bytes an image"
+    unread = "" if best["verdict"]["by_reading"] else " (not judged by reading)"
+    what = f"The smallest {level} one{unread} is {best['name']}: {number(best['bytes_per_image'], 1)} bytes an image"
     return (
         f'<div class="verdict {level}"><strong>{MARKS[level][0]} {_text(what)}.</strong>{_text(best["verdict"]["line"])}</div>'
     )
@@ -120,7 +121,11 @@ def _tiles(report: Report) -> str:
         before, after = percent(accuracy["originals"]), percent(accuracy["decoded"])
         tiles.append((after, f"of {accuracy['images']:,} signs read rightly; {before} of the originals"))
     tiles.append((percent(report["agreement"]), "read the same as the original"))
-    tiles.append((f"{len(report['lost']):,}", f"signs lost by compression; {len(report['gained']):,} read only afterwards"))
+    if report["verdict"]["by_reading"]:
+        what = f"signs lost by compression; {len(report['gained']):,} read only afterwards"
+    else:
+        what = f"read otherwise afterwards; {UNSURE}"
+    tiles.append((f"{len(report['lost']):,}", what))
     parts = "".join(f'<div class="tile"><b>{_text(value)}</b><span>{_text(text)}</span></div>' for value, text in tiles)
     return f'<div class="tiles">{parts}</div>'
 
@@ -137,6 +142,8 @@ def _lost(report: Report, pictures: Pictures) -> str:
     ]
     text = f"{count(len(lost), 'image')} the classifier reads from the original and not from what came back. "
     text += "Originals above, what came back below, and what was read from each."
+    if not report["verdict"]["by_reading"]:
+        text += f" They say little: {UNSURE}."
     if len(keys) < len(lost):
         text += f" {len(keys)} of them are shown, some of each kind."
     tables_below = tables.confusions(report) + tables.lost(report)

@@ -136,7 +136,7 @@ def confusions(report: Report) -> str:
 def comparison(reports: Sequence[Report]) -> str:
     """Archives side by side, a column each."""
     rows: list[list[str]] = [
-        ["verdict", *(f'<span class="level {r["verdict"]["level"]}">{r["verdict"]["level"]}</span>' for r in reports)],
+        ["verdict", *map(_verdict, reports)],
         ["model", *(_text(_model(r)) for r in reports)],
         ["images", *(number(r["images"]) for r in reports)],
         ["bytes an image", *(number(r["bytes_per_image"], 1) for r in reports)],
@@ -158,6 +158,12 @@ def comparison(reports: Sequence[Report]) -> str:
         ["not measured", *(number(sum(r["problems"]["counts"].values())) for r in reports)],
     ]
     return _table("comparison", ["", *(_text(report["name"]) for report in reports)], rows)
+
+
+def _verdict(report: Report) -> str:
+    verdict = report["verdict"]
+    note = "" if verdict["by_reading"] else "<br>not by reading"
+    return f'<span class="level {verdict["level"]}">{verdict["level"]}</span>{note}'
 
 
 def _model(report: Report) -> str:

@@ -6,14 +6,17 @@ from typing import Any
 
 LEVELS = ("good", "fair", "poor")
 
-GOOD_LINE = "Good: the signs stay readable."
+GOOD_LINE, GOOD_UNREAD_LINE = "Good: the signs stay readable", "Good by PSNR"
+"""What is said where all is good: if readings count, and if PSNR alone does."""
 
 LINES = {
-    "readability": ("Fair: most signs stay readable, some do not.", "Poor: too many signs are no longer readable."),
-    "distortion": ("Fair: some images come back coarse.", "Poor: some images come back very coarse."),
-    "completeness": ("Fair: not all images could be measured.", "Poor: records of the archive are damaged."),
+    "readability": ("Fair: most signs stay readable, some do not", "Poor: too many signs are no longer readable"),
+    "distortion": ("Fair: some images come back coarse", "Poor: some images come back very coarse"),
+    "completeness": ("Fair: not all images could be measured", "Poor: records of the archive are damaged"),
 }
 """What is said where something is fair or poor, the first of the worst; in order of weight."""
+
+UNSURE = "the classifier is not sure of these originals"
 
 MOST_LOST_POINTS = (0.5, 2.0)
 """Accuracy may fall so far for good and for fair: what is promised of the seed's codec, and four times that."""
@@ -41,13 +44,22 @@ def judge(figures: dict[str, Any]) -> dict[str, Any]:
         figures: Of `figures.describe_images`, with `problems` and `archive_images`.
 
     Returns:
-        `level`, one `line`, and `reasons`: each a `level` and a `text`. The worst of them is the verdict's.
+        `level`; `by_reading`, whether readings count; one `line`, which says if they do not; and `reasons`: each a `level`
+        and a `text`. The worst of them is the verdict's.
     """
+    by_reading = "accuracy" in figures or not _is_unsure(figures)
     reasons = [_readability(figures), _distortion(figures), _completeness(figures)]
     grades = [LEVELS.index(reason["level"]) if reason["level"] in LEVELS else 0 for reason in reasons]
     worst = max(grades)
-    line = list(LINES.values())[grades.index(worst)][worst - 1] if worst else GOOD_LINE
-    return {"level": LEVELS[worst], "line": line, "reasons": reasons + _notes(figures)}
+    line = list(LINES.values())[grades.index(worst)][worst - 1] if worst else GOOD_LINE if by_reading else GOOD_UNREAD_LINE
+    if _is_unsure(figures):
+        line += f"; {UNSURE}" if by_reading else f"; not judged by reading: {UNSURE}"
+    return {"level": LEVELS[worst], "by_reading": by_reading, "line": f"{line}.", "reasons": reasons + _notes(figures)}
+
+
+def _is_unsure(figures: dict[str, Any]) -> bool:
+    """Whether the classifier does not know such images."""
+    return bool(figures["sure"]["originals"] < SURE)
 
 
 def _level(value: float, limits: tuple[float, float]) -> str:
@@ -69,9 +81,14 @@ def _readability(figures: dict[str, Any]) -> dict[str, str]:
         is_chance = accuracy["mcnemar_p"] >= SIGNIFICANT_P
         return _reason("fair" if level == "poor" and is_chance else level, text)
     text = f"{percent(figures['agreement'])} are read as before (no labels tell what is right); {lost:,} otherwise"
-    if figures["sure"]["originals"] < SURE:
-        return _reason("note", f"{text}. The classifier does not know such images well, so this says little")
+    if _is_unsure(figures):
+        return _reason("note", f"{text}. {_unsureness(figures)}, so this says little")
     return _reason(_level(100 * (1 - figures["agreement"]), MOST_CHANGED_POINTS), text)
+
+
+def _unsureness(figures: dict[str, Any]) -> str:
+    sure = percent(figures["sure"]["originals"])
+    return f"The classifier is {sure} sure of the originals: it does not know such images well"
 
 
 def _distortion(figures: dict[str, Any]) -> dict[str, str]:
@@ -92,9 +109,8 @@ def _completeness(figures: dict[str, Any]) -> dict[str, str]:
 def _notes(figures: dict[str, Any]) -> list[dict[str, str]]:
     """What a reader must know to take the figures rightly."""
     notes = []
-    if figures["sure"]["originals"] < SURE and "accuracy" in figures:
-        sure = percent(figures["sure"]["originals"])
-        notes.append(_reason("note", f"The classifier is {sure} sure of the originals: it does not know such images well"))
+    if _is_unsure(figures) and "accuracy" in figures:
+        notes.append(_reason("note", _unsureness(figures)))
     if figures["images"] < FEW_IMAGES:
         points = 100 / figures["images"]
         notes.append(_reason("note", f"These are few images: one is {points:.1f} points"))

@@ -157,7 +157,35 @@ def test_without_labels_changed_readings_count_unless_the_classifier_is_lost_its
     assert verdict(describe(*changed, **steady))["level"] == "poor"
     unsure = verdict(describe(*changed, **steady, sure_original=np.full(count, 0.4)))
     assert (unsure["level"], levels(unsure)[0]) == ("good", "note")
+    assert "40.0 % sure of the originals" in unsure["reasons"][0]["text"]
     assert "says little" in unsure["reasons"][0]["text"]
+
+
+NOT_BY_READING = "not judged by reading: the classifier is not sure of these originals."
+
+
+@pytest.mark.parametrize(
+    ("psnr_db", "problems", "line"),
+    [
+        (33.0, {}, f"Good by PSNR; {NOT_BY_READING}"),
+        (22.0, {}, f"Fair: some images come back coarse; {NOT_BY_READING}"),
+        (33.0, {"damaged_records": 1}, f"Poor: records of the archive are damaged; {NOT_BY_READING}"),
+    ],
+)
+def test_a_verdict_that_does_not_rest_on_reading_says_so_in_its_line(
+    psnr_db: float, problems: dict[str, int], line: str
+) -> None:
+    columns = {"psnrs_db": np.full(300, psnr_db), "sure_original": np.full(300, 0.4)}
+    found = verdict(describe([0] * 300, [0] * 300, [None] * 300, **columns), **problems)
+    assert (found["line"], found["by_reading"]) == (line, False)
+
+
+def test_labels_count_even_where_the_classifier_is_not_sure_which_is_said() -> None:
+    columns = {"psnrs_db": np.full(300, 33.0), "sure_original": np.full(300, 0.4)}
+    found = verdict(describe([0] * 300, [0] * 300, ["stop"] * 300, **columns))
+    assert found["line"] == "Good: the signs stay readable; the classifier is not sure of these originals."
+    assert found["by_reading"]
+    assert levels(found) == ["good", "good", "good", "note"]
 
 
 def test_coarse_images_and_missing_ones_are_told_even_if_signs_are_read() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import tsae
@@ -23,6 +24,16 @@ from tsae.errors import InputError
 from tsae.evaluation import evaluate
 from tsae.images import decode_image, resize
 from tsae.metrics import psnr_db, ssim
+
+
+class Unsure(NearestMean):
+    """Knows no label of the drawn signs, and is not sure of any."""
+
+    classes = tuple(f"other {label}" for label in NearestMean.classes)
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return 0.3 * super().probabilities(images)
+
 
 VOID = {"meta", "img", "source", "br"}
 
@@ -135,6 +146,29 @@ def test_a_report_is_one_page_with_everything_in_it(
     assert found["verdict"]["line"] in page.text
     for row in found["lost"]:
         assert row["key"] in page.text
+
+
+def test_a_verdict_without_reading_is_told_wherever_it_stands(
+    low_archive: Path,
+    signs_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(classifiers, "load_classifier", lambda *names: Unsure())
+    flags, report = [str(low_archive), "--originals", str(signs_dir)], tmp_path / "report"
+    said = "not judged by reading: the classifier is not sure of these originals"
+    assert main(["evaluate", *flags, "--report", str(report)]) == 0
+    out = capsys.readouterr().out
+    assert said in next(line for line in out.splitlines() if line.startswith("verdict"))
+    assert "(says little: see the verdict)" in out
+    verdict = json.loads((report / "report.json").read_text())["verdict"]
+    assert said in verdict["line"]
+    assert not verdict["by_reading"]
+    assert said in (report / "report.html").read_text().partition("</strong>")[0]
+    evaluate([str(low_archive), str(low_archive)], str(signs_dir), Unsure(), str(report))
+    page = Page((report / "report.html").read_text())
+    assert "one (not judged by reading) is " in page.text
 
 
 def test_a_report_takes_the_place_of_an_earlier_one_only(
