@@ -324,7 +324,7 @@ def _compress(args: argparse.Namespace, flags: list[str]) -> int:
     started_s = time.monotonic()
     outcome = compress.run(options, flags)
     seconds, counts, failed = time.monotonic() - started_s, outcome.manifest.counts, outcome.manifest.counts.failures
-    skipped = f", {_count(counts.skipped, 'other file')} skipped" if counts.skipped else ""
+    skipped = f", {log.counted(counts.skipped, 'other file')} skipped" if counts.skipped else ""
     lossless = f", {counts.lossless} stored losslessly as well" if counts.lossless else ""
     changes = "" if outcome.changes is None else f" ({_describe_changes(outcome.changes)})"
     kept = _describe_kept(outcome) if args.keep_readable else ""
@@ -401,10 +401,6 @@ def _show_failures(failures: Sequence[Failure], table: str) -> None:
     log.say("failures", f"all {len(failures)} failures: {table}", failures=len(failures), table=table)
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _failed(count: int) -> str:
     return f", {count} failed" if count else ""
 
@@ -442,9 +438,9 @@ def _compact(args: argparse.Namespace, flags: list[str]) -> int:
     if args.remove and done.removed:
         remedy = "its file has to go from the input too, or tsae compress adds it again"
         log.say("note", f"a record that was removed by its key comes back with its image: {remedy}")
-    shards = _count(done.shards_after, "shard")
+    shards = log.counted(done.shards_after, "shard")
     if done.is_changed:
-        removed = f", {_count(done.removed, 'record')} removed" if args.remove or args.remove_missing else ""
+        removed = f", {log.counted(done.removed, 'record')} removed" if args.remove or args.remove_missing else ""
         sizes = f"{done.bytes_before:,} -> {done.bytes_after:,} bytes"
         print(f"{args.archive}: {done.shards_before:,} -> {shards}, {done.images:,} images{removed}, {sizes}, {seconds:.1f} s")
     else:
@@ -456,9 +452,9 @@ def _compact(args: argparse.Namespace, flags: list[str]) -> int:
 def _describe(info: dict[str, Any]) -> str:
     rows = {
         "archive": f"{info['path']} (format {info['format_version']}, {info['created_by']})",
-        "images": f"{info['images']:,} in {_count(info['shards'], 'shard')}",
+        "images": f"{info['images']:,} in {log.counted(info['shards'], 'shard')}",
         "failures": f"{info['failures']:,}" + (f" (see {info['path']}/failures)" if info["failures"] else ""),
-        "skipped": _count(info["skipped"], "other file"),
+        "skipped": log.counted(info["skipped"], "other file"),
         "size": _describe_size(info),
         "model": f"{info['model']}{_describe_operating_point(info)} (sha256 {info['model_sha256'][:16]}...)",
         "settings": ", ".join(f"{name} {value}" for name, value in info["preprocessing"].items()),
@@ -494,9 +490,11 @@ def _export_web(args: argparse.Namespace, flags: list[str]) -> int:
     from tsae.web import export_web
 
     done = export_web(args.archive, args.output, args.overwrite, args.originals, args.root)
-    originals = f", {_count(done.originals, 'original')}" if args.originals is not None else ""
-    files = f"{_count(done.files, 'file')} of {done.bytes:,} bytes"
-    print(f"{log.printable(args.output)}: {_count(done.images, 'image')}{originals}, {files}; serve them with any web server")
+    originals = f", {log.counted(done.originals, 'original')}" if args.originals is not None else ""
+    files = f"{log.counted(done.files, 'file')} of {done.bytes:,} bytes"
+    print(
+        f"{log.printable(args.output)}: {log.counted(done.images, 'image')}{originals}, {files}; serve them with any web server"
+    )
     return 0
 
 

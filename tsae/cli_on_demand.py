@@ -123,6 +123,6 @@ def sheet(args: argparse.Namespace, flags: list[str]) -> int:
     """Runs `sheet`; see `tsae.overview.write_sheet`."""
     from tsae.overview import write_sheet
 
-    count = write_sheet(args.archive, _ordered_selection(args), args.output, args.originals, args.root)
-    print(f"{args.output}: {count} image{'' if count == 1 else 's'}")
+    images = write_sheet(args.archive, _ordered_selection(args), args.output, args.originals, args.root)
+    print(f"{args.output}: {log.counted(images, 'image')}")
     return 0

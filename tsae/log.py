@@ -67,3 +67,8 @@ def write_line(line: str, stream: TextIO | None = None) -> None:
 def printable(key: str) -> str:
     """The key with control characters escaped: they could move the cursor of a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in key)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 image`, `2,000 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsae import archive as ar
-from tsae import paths
+from tsae import log, paths
 from tsae.errors import CorruptDataError, InputError
 from tsae.images import encode_image
 from tsae.jobs.output_names import find_whole_names
@@ -300,7 +300,7 @@ def _printed(places: dict[str, str]) -> Put:
 
 
 def _report(output: str, images: int) -> None:
-    print(f"{_printable(output)}: {images:,} image{'' if images == 1 else 's'}", file=sys.stderr)
+    print(f"{_printable(output)}: {log.counted(images, 'image')}", file=sys.stderr)
 
 
 def _printable(text: str) -> str:

@@ -32,3 +32,7 @@ def test_machines_read_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> N
         {"level": "info", "event": "planned", "images": 3},
     ]
     assert last == "for people again"
+
+
+def test_things_are_counted_in_words() -> None:
+    assert [log.counted(number, "image") for number in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]

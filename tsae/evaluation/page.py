@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from tsae import log
 from tsae.evaluation import tables
 from tsae.evaluation.pictures import Pair, png_uri
 from tsae.evaluation.plots import Plot
 from tsae.evaluation.tables import named, number, share
-from tsae.evaluation.verdict import LEVELS, UNSURE, count, percent
+from tsae.evaluation.verdict import LEVELS, UNSURE, percent
 
 MARKS = {"good": ("✓", "good"), "fair": ("!", "fair"), "poor": ("✗", "poor"), "note": ("i", "note")}
 """Sign and word of each level: colour alone would not do for all eyes."""
@@ -140,7 +141,7 @@ def _lost(report: Report, pictures: Pictures) -> str:
         f"{share(lost[key]['sure_original'])} → {share(lost[key]['sure_decoded'])} sure<br>{number(lost[key]['psnr_db'], 1)} dB"
         for key in keys
     ]
-    text = f"{count(len(lost), 'image')} the classifier reads from the original and not from what came back. "
+    text = f"{log.counted(len(lost), 'image')} the classifier reads from the original and not from what came back. "
     text += "Originals above, what came back below, and what was read from each."
     if not report["verdict"]["by_reading"]:
         text += f" They say little: {UNSURE}."
@@ -189,7 +190,7 @@ def _problems(report: Report) -> str:
         parts.append(f"<p>{_text(counts)}.</p><details><summary>Which</summary><ul>{listed}</ul></details>")
     if others["images"]:
         some = ", ".join(map(_text, others["first"]))
-        parts.append(f"<p>{count(others['images'], 'original')} without a record in the archive, among them {some}.</p>")
+        parts.append(f"<p>{log.counted(others['images'], 'original')} without a record in the archive, among them {some}.</p>")
     if report["archive_failures"]:
         parts.append(f"<p>{report['archive_failures']:,} inputs failed when the archive was made: see its failures table.</p>")
     return f"<h2>Not measured</h2>{''.join(parts)}" if parts else ""

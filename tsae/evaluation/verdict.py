@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tsae import log
+
 LEVELS = ("good", "fair", "poor")
 
 GOOD_LINE, GOOD_UNREAD_LINE = "Good: the signs stay readable", "Good by PSNR"
@@ -76,7 +78,7 @@ def _readability(figures: dict[str, Any]) -> dict[str, str]:
     if "accuracy" in figures:
         accuracy = figures["accuracy"]
         before, after = percent(accuracy["originals"]), percent(accuracy["decoded"])
-        text = f"Of the originals {before} are read rightly, of what comes back {after}; {count(lost, 'sign')} lost"
+        text = f"Of the originals {before} are read rightly, of what comes back {after}; {log.counted(lost, 'sign')} lost"
         level = _level(accuracy["drop_points"], MOST_LOST_POINTS)
         is_chance = accuracy["mcnemar_p"] >= SIGNIFICANT_P
         return _reason("fair" if level == "poor" and is_chance else level, text)
@@ -123,8 +125,3 @@ def _notes(figures: dict[str, Any]) -> list[dict[str, str]]:
 def percent(share: float) -> str:
     """A share for people, in hundredths of a percent where that is needed to tell it from all."""
     return f"{100 * share:.2f} %" if 0.99 <= share < 1 else f"{100 * share:.1f} %"
-
-
-def count(number: int, noun: str) -> str:
-    """A number of things."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
