@@ -69,7 +69,7 @@ def add_get(parser: argparse.ArgumentParser) -> None:
     _add_filters(parser)
 
 
-def get(args: argparse.Namespace, flags: list[str]) -> int:
+def run_get(args: argparse.Namespace, flags: list[str]) -> int:
     """Runs `get`; see `tsae.on_demand.get_images`."""
     from tsae.on_demand import get_images
 
@@ -90,7 +90,7 @@ def add_ls(parser: argparse.ArgumentParser) -> None:
     _add_order(parser, None, "at most so many")
 
 
-def ls(args: argparse.Namespace, flags: list[str]) -> int:
+def run_ls(args: argparse.Namespace, flags: list[str]) -> int:
     """Prints keys, or rows as one JSON array, as they are found."""
     from tsae.reader import open_archive
 
@@ -119,7 +119,7 @@ def add_sheet(parser: argparse.ArgumentParser) -> None:
     _add_order(parser, SHEET_IMAGES, f"at most so many (default: {SHEET_IMAGES})")
 
 
-def sheet(args: argparse.Namespace, flags: list[str]) -> int:
+def run_sheet(args: argparse.Namespace, flags: list[str]) -> int:
     """Runs `sheet`; see `tsae.overview.write_sheet`."""
     from tsae.overview import write_sheet
 

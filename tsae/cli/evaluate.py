@@ -30,7 +30,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print what report.json holds, not a summary")
 
 
-def run(args: argparse.Namespace, flags: list[str]) -> int:
+def run_evaluate(args: argparse.Namespace, flags: list[str]) -> int:
     """Runs `evaluate`; see `tsae.evaluation.evaluate`."""
     from tsae.classifier import load_classifier
     from tsae.evaluation import evaluate
