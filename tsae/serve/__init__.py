@@ -3,7 +3,8 @@
 ```
 server.py   sockets, signals, uvicorn
 app.py      routes (FastAPI) -> schemas.py    gate.py  what every request passes: token, limits, HEAD, metrics.py
-service.py  what routes share: the state that is served, cache and decoder
+sheets.py   originals.py  downloads.py   /sheet, /originals, /batch
+service.py  images, pages of them, figures; and what routes share: the state that is served, cache and decoder
 states.py   an opened state, and the follower of commits
 columns.py  -> pages.py  summary.py   what is known of all records without decoding one
 pictures.py -> groups.py              rows to bytes: read, decoded, encoded

@@ -18,12 +18,15 @@ from starlette.middleware.cors import CORSMiddleware
 from tsae import __version__
 from tsae.serve import http, schemas
 from tsae.serve.description import describe_html
+from tsae.serve.downloads import batch, find_all, new_stream
 from tsae.serve.http import Answer, Asked
 from tsae.serve.metrics import CONTENT_TYPE, Metrics
+from tsae.serve.originals import original
 from tsae.serve.pictures import LATENTS, MEDIA_TYPES, Form, image_form
 from tsae.serve.problems import MEDIA_TYPE, Problem
 from tsae.serve.queries import Selected
-from tsae.serve.service import Service, find_all, new_stream
+from tsae.serve.service import Service
+from tsae.serve.sheets import sheet
 from tsae.serve.streams import MEDIA_TYPES as STREAM_TYPES
 
 WEB_PATHS = (
@@ -128,7 +131,7 @@ async def get_original(
     service, asked = service_of(request), asked_of(request, is_negotiated=format is None)
     name = service.choose_format(format, asked.accept)
     found = http.key_in_path(request.scope["raw_path"], b"/originals/")
-    return respond(await service.original(found, name, size, asked))
+    return respond(await original(service, found, name, size, asked))
 
 
 @router.get(
@@ -175,7 +178,7 @@ async def get_sheet(
 ) -> Response:
     """The images that `/images` would tell of first, with PSNR and bytes."""
     wanted = dataclasses.replace(selected, limit=limit)
-    return respond(await service_of(request).sheet(wanted, originals, columns, scale, asked_of(request)))
+    return respond(await sheet(service_of(request), wanted, originals, columns, scale, asked_of(request)))
 
 
 BATCH_BODY = {
@@ -209,7 +212,7 @@ async def post_batch(request: Request) -> Response:
     async def pieces() -> AsyncIterator[bytes]:
         with service.state().used() as state:
             rows = await asyncio.to_thread(find_all, state, wanted.keys)
-            async with contextlib.aclosing(service.batch(state, rows, form, stream)) as parts:
+            async with contextlib.aclosing(batch(service, state, rows, form, stream)) as parts:
                 async for part in parts:
                     yield part
 
