@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser import chromium
 from tsae import paths
 from tsae.cli import main
 from tsae.signs import write_signs
@@ -79,3 +80,10 @@ def set_s3_environment(patch: pytest.MonkeyPatch, endpoint: str) -> None:
 def s3_folder(s3_url: str) -> str:
     """A new folder in the bucket."""
     return f"{s3_url}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium."""
+    with chromium() as browser:
+        yield browser

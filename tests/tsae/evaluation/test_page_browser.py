@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser import serious
 from tsae.evaluation import evaluate
 
 pytestmark = pytest.mark.browser
-
-CHROMIUM = os.environ.get("TSAE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or ""
-SERIOUS = ("serious", "critical")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "no Chromium: apt-get install chromium, or name one in TSAE_TEST_CHROMIUM"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +28,6 @@ def pages(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_is_readable_for_all_and_asks_nobody(browser: Any, pages: list[Path], width: int, scheme: str) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     for path in pages:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page, asked = context.new_page(), list[str]()
@@ -56,6 +38,5 @@ def test_the_page_is_readable_for_all_and_asks_nobody(browser: Any, pages: list[
         assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate("Array.from(document.images).every((image) => image.complete && image.naturalWidth)")
-        found = Axe().run(page).response["violations"]
-        assert not [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found if v["impact"] in SERIOUS]
+        assert serious(page) == []
         context.close()

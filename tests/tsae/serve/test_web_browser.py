@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tsae
-from tests.tsae.web.test_page import READY, browser, shown  # noqa: F401 - a fixture
+from tests.tsae.web.test_page import READY, shown
 from tsae.images import decode_image, resize
 
 TOKEN = "0123456789abcdef"  # noqa: S105
@@ -27,7 +27,7 @@ def check_pixels(page: Any, archive_dir: Path) -> None:
         np.testing.assert_array_equal(archive.decode(cells), [cell[..., :3] for cell in cells.values()])
 
 
-def test_the_same_pixels(server: Any, archive_dir: Path, signs_dir: Path, browser: Any) -> None:  # noqa: F811
+def test_the_same_pixels(server: Any, archive_dir: Path, signs_dir: Path, browser: Any) -> None:
     page = browser.new_page()
     page.goto(f"http://127.0.0.1:{server.port}/?sort=psnr")
     check_pixels(page, archive_dir)
@@ -40,7 +40,7 @@ def test_the_same_pixels(server: Any, archive_dir: Path, signs_dir: Path, browse
     page.close()
 
 
-def test_the_page_asks_for_a_token(start: Any, archive_dir: Path, browser: Any) -> None:  # noqa: F811
+def test_the_page_asks_for_a_token(start: Any, archive_dir: Path, browser: Any) -> None:
     server = start(archive_dir, TSAE_TOKEN=TOKEN)
     context = browser.new_context()
     page = context.new_page()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 
 import tsae
+from tests.browser import serious
 from tests.tsae.web.file_server import served
 from tests.tsae.web.many import write_many
 from tsae.cli import main
@@ -23,23 +22,10 @@ from tsae.web import export_web
 pytestmark = pytest.mark.browser
 
 MANY = 100_000
-CHROMIUM = os.environ.get("TSAE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or ""
 READY = "document.querySelectorAll('[role=gridcell]:not(.waiting)').length >= 12 && !document.querySelector('.waiting')"
-SERIOUS = ("serious", "critical")
 
 PIXELS_OF_CELLS = """() => Object.fromEntries(Array.from(document.querySelectorAll('[role=gridcell]'), (cell) => [
     cell.title, btoa(String.fromCharCode(...cell.firstChild.getContext('2d').getImageData(0, 0, 32, 32).data))]))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "no Chromium: apt-get install chromium, or name one in TSAE_TEST_CHROMIUM"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -104,14 +90,6 @@ def check_pixels(page: Any, archive_path: Path, most: int = 0) -> None:
     for image, cell in zip(images, cells.values(), strict=True):
         assert np.abs(image.astype(int) - cell[..., :3]).max() <= most
         assert (cell[..., 3] == 255).all()
-
-
-def serious(page: Any) -> list[str]:
-    """What the accessibility checker finds."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    violations = Axe().run(page).response["violations"]
-    return [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in violations if v["impact"] in SERIOUS]
 
 
 def keys_in_order(page: Any) -> list[str]:
