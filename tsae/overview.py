@@ -124,9 +124,8 @@ def _form(output: str) -> str:
 
 
 def _shown(records: ar.Records, decoded: NDArray[np.uint8]) -> Shown:
-    sizes = [len(stream) + len(exact or b"") for stream, exact in zip(records.streams, records.lossless, strict=True)]
     psnrs_db = records.psnrs_db.astype(np.float64)
-    return Shown(records.keys, decoded, psnrs_db, sizes, [exact is not None for exact in records.lossless])
+    return Shown(records.keys, decoded, psnrs_db, records.sizes_bytes(), [exact is not None for exact in records.lossless])
 
 
 def _load(originals: Originals, keys: Sequence[str]) -> NDArray[np.uint8]:

@@ -142,6 +142,10 @@ class Records:
         """The fields in their order, which is that of `RECORD_SCHEMA` without the checksum."""
         return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
+    def sizes_bytes(self) -> list[int]:
+        """What is stored of each image: its stream, and its lossless file if there is one."""
+        return [len(stream) + len(exact or b"") for stream, exact in zip(self.streams, self.lossless, strict=True)]
+
     def checksums(self) -> NDArray[np.uint32]:
         """CRC-32 (zlib's) of each record, uint32 `[N]`; `docs/FORMAT.md` says what it covers."""
         columns = [column.tolist() if isinstance(column, np.ndarray) else column for column in self.columns()]

@@ -200,12 +200,11 @@ def _facts(
     """Facts of records whose originals and decoded images are at hand."""
     before, after = classifier.probabilities(originals), classifier.probabilities(decoded)
     pairs = zip(records.labels, labels_beside, strict=True)
-    sizes = [len(stream) + len(exact or b"") for stream, exact in zip(records.streams, records.lossless, strict=True)]
     return Facts(
         keys=records.keys,
         labels=[beside if label is None else label for label, beside in pairs],
         sizes_px=np.minimum(records.widths, records.heights).astype(np.int64),
-        sizes_bytes=np.array(sizes, np.int64),
+        sizes_bytes=np.array(records.sizes_bytes(), np.int64),
         is_exact=np.array([exact is not None for exact in records.lossless], bool),
         psnrs_db=np.minimum(psnr_db(originals, decoded), ar.EXACT_PSNR_DB),
         ssims=ssim(originals, decoded),

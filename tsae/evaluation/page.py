@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -11,7 +10,7 @@ from tsae import log
 from tsae.evaluation import tables
 from tsae.evaluation.pictures import Pair, png_uri
 from tsae.evaluation.plots import Plot
-from tsae.evaluation.tables import named, number, share
+from tsae.evaluation.tables import escaped, named, number, share
 from tsae.evaluation.verdict import LEVELS, UNSURE, percent
 
 MARKS = {"good": ("✓", "good"), "fair": ("!", "fair"), "poor": ("✗", "poor"), "note": ("i", "note")}
@@ -47,24 +46,20 @@ def page(
     """
     cards = [_card(*parts) for parts in zip(reports, pictures, plots, strict=True)]
     if len(reports) == 1:
-        title, body = reports[0]["name"], f"<h1>{_text(reports[0]['name'])}</h1>{cards[0]}"
+        title, body = reports[0]["name"], f"<h1>{escaped(reports[0]['name'])}</h1>{cards[0]}"
     else:
         title = f"{len(reports)} archives"
         closed = [
-            f'<details class="card"><summary>{_text(report["name"])}</summary>{card}</details>'
+            f'<details class="card"><summary>{escaped(report["name"])}</summary>{card}</details>'
             for report, card in zip(reports, cards, strict=True)
         ]
         body = f"<h1>{title} compared</h1>{_comparison(reports, across)}{''.join(closed)}"
     style = resources.files("tsae.evaluation").joinpath("report.css").read_text("utf-8")
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{_text(title)}: evaluation</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escaped(title)}: evaluation</title>\n'
         f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n{_footer(reports[0])}\n</body>\n</html>\n"
     )
-
-
-def _text(text: object) -> str:
-    return html.escape(str(text))
 
 
 def _comparison(reports: Sequence[Report], across: Sequence[Plot]) -> str:
@@ -80,9 +75,8 @@ def _best(reports: Sequence[Report]) -> str:
     best = min((r for r in reports if r["verdict"]["level"] == level), key=lambda r: float(r["bytes_per_image"]))
     unread = "" if best["verdict"]["by_reading"] else " (not judged by reading)"
     what = f"The smallest {level} one{unread} is {best['name']}: {number(best['bytes_per_image'], 1)} bytes an image"
-    return (
-        f'<div class="verdict {level}"><strong>{MARKS[level][0]} {_text(what)}.</strong>{_text(best["verdict"]["line"])}</div>'
-    )
+    line = f"<strong>{MARKS[level][0]} {escaped(what)}.</strong>{escaped(best['verdict']['line'])}"
+    return f'<div class="verdict {level}">{line}</div>'
 
 
 def _card(report: Report, pictures: Pictures, plots: Sequence[Plot]) -> str:
@@ -106,10 +100,10 @@ def _card(report: Report, pictures: Pictures, plots: Sequence[Plot]) -> str:
 
 def _verdict(report: Report) -> str:
     verdict = report["verdict"]
-    marked = [(*MARKS[reason["level"]], _text(reason["text"])) for reason in verdict["reasons"]]
+    marked = [(*MARKS[reason["level"]], escaped(reason["text"])) for reason in verdict["reasons"]]
     reasons = "".join(f'<li><span class="mark" title="{word}">{sign}</span>{text}.</li>' for sign, word, text in marked)
     mark = MARKS[verdict["level"]][0]
-    return f'<div class="verdict {verdict["level"]}"><strong>{mark} {_text(verdict["line"])}</strong><ul>{reasons}</ul></div>'
+    return f'<div class="verdict {verdict["level"]}"><strong>{mark} {escaped(verdict["line"])}</strong><ul>{reasons}</ul></div>'
 
 
 def _tiles(report: Report) -> str:
@@ -127,7 +121,7 @@ def _tiles(report: Report) -> str:
     else:
         what = f"read otherwise afterwards; {UNSURE}"
     tiles.append((f"{len(report['lost']):,}", what))
-    parts = "".join(f'<div class="tile"><b>{_text(value)}</b><span>{_text(text)}</span></div>' for value, text in tiles)
+    parts = "".join(f'<div class="tile"><b>{escaped(value)}</b><span>{escaped(text)}</span></div>' for value, text in tiles)
     return f'<div class="tiles">{parts}</div>'
 
 
@@ -137,7 +131,7 @@ def _lost(report: Report, pictures: Pictures) -> str:
         return "<h2>Lost signs</h2><p>None: every sign that the classifier reads from the original it reads afterwards too.</p>"
     keys = [key for key in _shown_lost(report) if key in pictures]
     captions = [
-        f"<b>{named(lost[key]['read_original'], report)} → {named(lost[key]['read_decoded'], report)}</b><br>{_text(key)}<br>"
+        f"<b>{named(lost[key]['read_original'], report)} → {named(lost[key]['read_decoded'], report)}</b><br>{escaped(key)}<br>"
         f"{share(lost[key]['sure_original'])} → {share(lost[key]['sure_decoded'])} sure<br>{number(lost[key]['psnr_db'], 1)} dB"
         for key in keys
     ]
@@ -154,7 +148,7 @@ def _lost(report: Report, pictures: Pictures) -> str:
 def _worst(report: Report, pictures: Pictures) -> str:
     rows = [row for row in report["worst"] if row["key"] in pictures]
     captions = [
-        f"{_text(row['key'])}<br>{number(row['psnr_db'], 1)} dB, {row['bytes']:,} bytes<br>"
+        f"{escaped(row['key'])}<br>{number(row['psnr_db'], 1)} dB, {row['bytes']:,} bytes<br>"
         f"read {named(row['read_original'], report)} → {named(row['read_decoded'], report)}"
         for row in rows
     ]
@@ -164,8 +158,8 @@ def _worst(report: Report, pictures: Pictures) -> str:
 
 def _gallery(keys: Sequence[str], captions: Sequence[str], pictures: Pictures) -> str:
     items = [
-        f'<li><img src="{pictures[key].original}" alt="original of {_text(key)}" width="32" height="32">'
-        f'<img src="{pictures[key].decoded}" alt="decoded {_text(key)}" width="32" height="32">{caption}</li>'
+        f'<li><img src="{pictures[key].original}" alt="original of {escaped(key)}" width="32" height="32">'
+        f'<img src="{pictures[key].decoded}" alt="decoded {escaped(key)}" width="32" height="32">{caption}</li>'
         for key, caption in zip(keys, captions, strict=True)
     ]
     return f'<ul class="pictures">{"".join(items)}</ul>'
@@ -174,8 +168,8 @@ def _gallery(keys: Sequence[str], captions: Sequence[str], pictures: Pictures) -
 def _plots(plots: Sequence[Plot]) -> str:
     figures = [
         f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{png_uri(plot.dark)}">'
-        f'<img src="{png_uri(plot.light)}" alt="{_text(plot.text)}" width="676" height="390"></picture>'
-        f"<figcaption>{_text(plot.text)}</figcaption></figure>"
+        f'<img src="{png_uri(plot.light)}" alt="{escaped(plot.text)}" width="676" height="390"></picture>'
+        f"<figcaption>{escaped(plot.text)}</figcaption></figure>"
         for plot in plots
     ]
     return f'<div class="plots">{"".join(figures)}</div>' if figures else ""
@@ -185,11 +179,11 @@ def _problems(report: Report) -> str:
     problems, others = report["problems"], report["originals_without_record"]
     parts = []
     if problems["counts"]:
-        listed = "".join(f"<li>{_text(problem['message'])}</li>" for problem in problems["first"])
+        listed = "".join(f"<li>{escaped(problem['message'])}</li>" for problem in problems["first"])
         counts = ", ".join(f"{images:,} {kind}" for kind, images in problems["counts"].items())
-        parts.append(f"<p>{_text(counts)}.</p><details><summary>Which</summary><ul>{listed}</ul></details>")
+        parts.append(f"<p>{escaped(counts)}.</p><details><summary>Which</summary><ul>{listed}</ul></details>")
     if others["images"]:
-        some = ", ".join(map(_text, others["first"]))
+        some = ", ".join(map(escaped, others["first"]))
         parts.append(f"<p>{log.counted(others['images'], 'original')} without a record in the archive, among them {some}.</p>")
     if report["archive_failures"]:
         parts.append(f"<p>{report['archive_failures']:,} inputs failed when the archive was made: see its failures table.</p>")
@@ -204,5 +198,5 @@ those of all files of the archive but its model, which it has once, and its prov
 
 def _footer(report: Report) -> str:
     classifier = report["classifier"]
-    name, digest = _text(classifier["name"]), classifier["sha256"][:16]
-    return f"<footer><p>{METHOD}</p><p>Classifier {name} (SHA-256 {digest}…), tsae {_text(report['tsae'])}.</p></footer>"
+    name, digest = escaped(classifier["name"]), classifier["sha256"][:16]
+    return f"<footer><p>{METHOD}</p><p>Classifier {name} (SHA-256 {digest}…), tsae {escaped(report['tsae'])}.</p></footer>"

@@ -35,17 +35,18 @@ def _table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]], texts:
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     table = f"<table><thead><tr>{cells(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide" role="region" tabindex="0" aria-label="{_text(name)}">{table}</div>'
+    return f'<div class="wide" role="region" tabindex="0" aria-label="{escaped(name)}">{table}</div>'
 
 
-def _text(text: object) -> str:
+def escaped(text: object) -> str:
+    """A text as HTML."""
     return html.escape(str(text))
 
 
 def named(label: object, report: Report) -> str:
     """A label with what it stands for, where that is known."""
     name = report["classifier"]["names"].get(label)
-    return _text(label) if name is None else f"{_text(label)} ({_text(name)})"
+    return escaped(label) if name is None else f"{escaped(label)} ({escaped(name)})"
 
 
 def _part(row: Report, has_labels: bool) -> list[str]:
@@ -96,7 +97,7 @@ def columns(report: Report) -> str:
     """Bytes an image by column, with bars."""
     most = max(report["bytes"]["by_column"].values())
     rows = [
-        [_text(name), number(value, 2), share(value / report["bytes_per_image"]), _bar(value / most)]
+        [escaped(name), number(value, 2), share(value / report["bytes_per_image"]), _bar(value / most)]
         for name, value in report["bytes"]["by_column"].items()
     ]
     rows.append(["<b>all</b>", f"<b>{number(report['bytes_per_image'], 2)}</b>", "", ""])
@@ -111,7 +112,7 @@ def lost(report: Report) -> str:
     """All images that were lost, by key."""
     rows = [
         [
-            _text(row["key"]),
+            escaped(row["key"]),
             "–" if row["label"] is None else named(row["label"], report),
             named(row["read_original"], report),
             named(row["read_decoded"], report),
@@ -137,7 +138,7 @@ def comparison(reports: Sequence[Report]) -> str:
     """Archives side by side, a column each."""
     rows: list[list[str]] = [
         ["verdict", *map(_verdict, reports)],
-        ["model", *(_text(_model(r)) for r in reports)],
+        ["model", *(escaped(_model(r)) for r in reports)],
         ["images", *(number(r["images"]) for r in reports)],
         ["bytes an image", *(number(r["bytes_per_image"], 1) for r in reports)],
         ["of the raw pixels", *(f"1/{r['ratio_to_raw']:.1f}" for r in reports)],
@@ -157,7 +158,7 @@ def comparison(reports: Sequence[Report]) -> str:
         ["signs lost", *(number(len(r["lost"])) for r in reports)],
         ["not measured", *(number(sum(r["problems"]["counts"].values())) for r in reports)],
     ]
-    return _table("comparison", ["", *(_text(report["name"]) for report in reports)], rows)
+    return _table("comparison", ["", *(escaped(report["name"]) for report in reports)], rows)
 
 
 def _verdict(report: Report) -> str:

@@ -52,6 +52,10 @@ def with_checksums_of(changed: Records, original: Records) -> pa.Table:
     return changed.to_table().set_column(index, RECORD_SCHEMA.field("crc32"), [pa.array(original.checksums())])
 
 
+def test_sizes_are_those_of_streams_and_lossless_files() -> None:
+    assert concatenate([ONE, record("b.png", 1, 1, None, 30.0, 1, b"12", None)]).sizes_bytes() == [3 + 5, 2]
+
+
 # The checksum
 
 
