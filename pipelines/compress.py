@@ -22,7 +22,7 @@ from tsae.errors import InputError
 from tsae.inputs import Listing, list_inputs
 from tsae.jobs import stream
 from tsae.jobs.compress import check_model, commit_archive, compress_task, finish
-from tsae.jobs.encoding import NONE_KEPT, Kept
+from tsae.jobs.encoding import MISREAD_ONLY, NONE_KEPT, Kept
 from tsae.jobs.job_folder import CompressJob, check_committed, count_images, is_committed
 from tsae.jobs.plan import cut, find_state, plan, resume
 from tsae.jobs.run_report import Launch
@@ -253,12 +253,15 @@ def _target(options: CompressOptions) -> Target | None:
 
 
 def _keep_aim(settings: ar.Settings, old: ar.Settings) -> ar.Settings:
-    """The settings with the quality that was chosen for the target before, if there is one."""
-    return settings if settings.target is None else dataclasses.replace(settings, quality=old.quality)
+    """The settings with what was chosen for the target before, if there is one; the classifier is the one at hand."""
+    if settings.target is None:
+        return settings
+    doubt = old.doubt and dataclasses.replace(old.doubt, classifier=_classifier_sha256())
+    return dataclasses.replace(settings, quality=old.quality, doubt=doubt)
 
 
 def _aim(settings: ar.Settings, listing: Listing, request: Request) -> ar.Settings:
-    """The settings with the quality that reaches the target, if there is one."""
+    """The settings with what reaches the target, if there is one: a quality, and for bytes what is stored better."""
     options, target = request.options, _target(request.options)
     if target is None:
         return settings
@@ -269,9 +272,11 @@ def _aim(settings: ar.Settings, listing: Listing, request: Request) -> ar.Settin
     from tsae.codec import choose_device, shared_codec
 
     codec = shared_codec(request.model_file, options.model, choose_device(options.device))
+    if target.bytes_per_image is not None and settings.verify:
+        settings = dataclasses.replace(settings, doubt=ar.Doubt(_classifier_sha256(), MISREAD_ONLY))
     choice = choose_quality(listing, codec, target, settings)
-    log.say("target", f"target of {target}: {choice}", quality=choice.quality)
-    return dataclasses.replace(settings, quality=choice.quality)
+    log.say("target", f"target of {target}: {choice}", quality=choice.quality, better=round(choice.better, 4))
+    return choice.settings(settings)
 
 
 def resumed(request: Request) -> CompressJob:
@@ -336,7 +341,7 @@ def _run_job(job: CompressJob, changes: Changes | None, request: Request, worker
 
             engine.run(lambda pipeline: build(pipeline, job, left), flags)
             check_committed(job)
-            finished = finished_tasks(job) if job.settings.keep_readable else finished
+            finished = finished_tasks(job) if job.settings.classifier else finished
             finish(job)
             elsewhere.is_over = True
         else:

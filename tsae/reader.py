@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -300,6 +301,7 @@ class Archive:
             "target": manifest.settings.target,
             "min_psnr_db": manifest.settings.min_psnr_db,
             "keep_readable": manifest.settings.keep_readable,
+            "doubt": manifest.settings.doubt and dataclasses.asdict(manifest.settings.doubt),
             "created_by": manifest.created_by,
             "images": counts.images,
             "failures": counts.failures,

@@ -39,6 +39,7 @@ from tsae.archive.lists import ShardEntry as ShardEntry
 from tsae.archive.lists import read_list as read_list
 from tsae.archive.manifest import FORMAT_VERSION as FORMAT_VERSION
 from tsae.archive.manifest import Counts as Counts
+from tsae.archive.manifest import Doubt as Doubt
 from tsae.archive.manifest import ListEntry as ListEntry
 from tsae.archive.manifest import Manifest as Manifest
 from tsae.archive.manifest import Settings as Settings

@@ -37,6 +37,9 @@ HEAD = re.compile(rb'\{"format": "tsae", "format_version": 1, "sha256": "([0-9a-
 
 SHA256 = re.compile("[0-9a-f]{64}")
 
+UNMENTIONED = ("keep_readable", "doubt")
+"""Settings that a manifest leaves out where they are None."""
+
 JSON_TYPES = {"str": str, "bool": bool, "dict[str, Any]": dict}
 """Annotations of the fields below to what `json` must have made of them."""
 
@@ -86,6 +89,24 @@ class Counts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Doubt:
+    """Which images are stored at a higher quality than others: those of whose decoded pixels a classifier is less sure.
+
+    Attributes:
+        classifier: SHA-256 of its file.
+        most: Of the classifier's probability for what it reads from the original, the share that may be gone, 0 to 1; with 1,
+            only what is read otherwise is stored better. See `tsae.jobs.encoding`.
+    """
+
+    classifier: str
+    most: float
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"doubts up to {self.most:g} of {self.classifier}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """What a run must have in common with the runs before it to bring their archive up to date.
 
@@ -98,6 +119,7 @@ class Settings:
         target: What the quality was chosen for, such as "120 bytes" or "34 dB"; None where it was given.
         keep_readable: SHA-256 of the classifier that must read each image as it reads the original; None is not to ask.
             An archive made without it does not mention it.
+        doubt: What is stored better than at `quality`, to use the bytes of the target; None is nothing. Not mentioned then.
     """
 
     source: str
@@ -107,6 +129,25 @@ class Settings:
     quality: int | None = None
     target: str | None = None
     keep_readable: str | None = None
+    doubt: Doubt | None = None
+
+    @property
+    def classifier(self) -> str | None:
+        """SHA-256 of the classifier that is asked of each image; None if none is."""
+        return self.keep_readable if self.doubt is None else self.doubt.classifier
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Settings:
+        """From the JSON object of its fields; keys that this version does not know are passed over.
+
+        Raises:
+            TypeError: if it lacks one.
+            AttributeError: if `doubt` is no object.
+        """
+        known = _known(cls, fields)
+        if known.get("doubt") is not None:
+            known["doubt"] = Doubt(**_known(Doubt, known["doubt"]))
+        return cls(**known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +200,9 @@ class Manifest:
     def to_json(self) -> bytes:
         """The bytes of `manifest.json`; equal manifests give equal bytes."""
         fields = dataclasses.asdict(self)
-        if self.settings.keep_readable is None:
-            del fields["settings"]["keep_readable"]
+        for name in UNMENTIONED:
+            if fields["settings"][name] is None:
+                del fields["settings"][name]
         rest = json.dumps(fields, indent=1).encode()[2:]
         return b'{"format": "tsae", "format_version": 1, "sha256": "' + digest(rest).encode() + b'",\n' + rest
 
@@ -204,6 +246,7 @@ def unknown_keys(text: bytes) -> list[str]:
     """
     fields = json.loads(text)
     parts = [("", Manifest, fields), ("settings.", Settings, fields["settings"]), ("counts.", Counts, fields["counts"])]
+    parts += [("settings.doubt.", Doubt, doubt) for doubt in [fields["settings"].get("doubt")] if doubt is not None]
     parts += [("lists.", ListEntry, entry) for entry in fields["lists"]]
     names = {prefix + name for prefix, kind, part in parts for name in part.keys() - _known(kind, part).keys()}
     return sorted(names - {"format", "format_version", "sha256"})
@@ -228,7 +271,7 @@ def _from_fields(fields: dict[str, Any]) -> Manifest:
             **_known(Manifest, fields),
             "requires": tuple(fields["requires"]),
             "latent_shape": tuple(fields["latent_shape"]),
-            "settings": Settings(**_known(Settings, fields["settings"])),
+            "settings": Settings.from_json(fields["settings"]),
             "counts": Counts(**_known(Counts, fields["counts"])),
             "lists": tuple(ListEntry(**_known(ListEntry, entry)) for entry in fields["lists"]),
             "failures": tuple(FileEntry(**_known(FileEntry, entry)) for entry in fields["failures"]),
@@ -256,7 +299,8 @@ def _is_of_type(value: Any, annotation: str) -> bool:
 
 def _check_manifest(manifest: Manifest) -> None:
     """Raises ValueError unless all is of its type, names stay inside the archive, and numbers agree."""
-    parts: list[Any] = [manifest, manifest.settings, manifest.counts, *manifest.lists, *manifest.failures]
+    settings, doubt = manifest.settings, manifest.settings.doubt
+    parts: list[Any] = [manifest, settings, manifest.counts, *manifest.lists, *manifest.failures, *([doubt] if doubt else [])]
     for part in parts:
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
@@ -272,8 +316,12 @@ def _check_manifest(manifest: Manifest) -> None:
             check_name(entry.file, folder)
     if not all(SHA256.fullmatch(part.sha256) for part in (*manifest.lists, *manifest.failures)):
         raise ValueError("a digest is none")
-    if manifest.settings.keep_readable is not None and not SHA256.fullmatch(manifest.settings.keep_readable):
-        raise ValueError(f"the classifier's digest is {manifest.settings.keep_readable[:50]!r}")
+    if settings.classifier is not None and not SHA256.fullmatch(settings.classifier):
+        raise ValueError(f"the classifier's digest is {settings.classifier[:50]!r}")
+    if settings.keep_readable not in (None, settings.classifier):
+        raise ValueError("keep_readable and doubt are of two classifiers")
+    if doubt and not 0 <= doubt.most <= 1:
+        raise ValueError(f"doubts up to {doubt.most} are allowed, not up to 0 to 1")
     if not SHA256.fullmatch(manifest.model_sha256):
         raise ValueError(f"the model's digest is {manifest.model_sha256[:50]!r}")
     for entry in manifest.lists:  # `list(archive)` reserves memory for as many keys as this says, before it reads one

@@ -47,6 +47,8 @@ def describe(info: dict[str, Any]) -> str:
         rows["quality"] = _describe_quality(info)
         if info["keep_readable"] is not None:
             rows["readable"] = f"as the originals, to the classifier of sha256 {info['keep_readable'][:16]}..."
+        if info["doubt"] is not None:
+            rows["better"] = _describe_doubt(**info["doubt"])
         rows["ratio"] = f"1/{info['ratio_to_raw']:.2f} of the raw pixels, 1/{info['ratio_to_source']:.2f} of the input files"
     return "\n".join(f"{name:<10}{log.printable(text)}" for name, text in rows.items())
 
@@ -54,6 +56,11 @@ def describe(info: dict[str, Any]) -> str:
 def _describe_size(info: dict[str, Any]) -> str:
     provenance = f" and {info['provenance_bytes']:,} that only a rerun needs" if info["provenance_bytes"] else ""
     return f"{info['archive_bytes']:,} bytes; beside them {info['model_bytes']:,} for the model{provenance}"
+
+
+def _describe_doubt(classifier: str, most: float) -> str:
+    lost = f"more than {100 * most:g} % of its certainty, or reads otherwise" if most < 1 else "its reading"
+    return f"stored where the classifier of sha256 {classifier[:16]}... loses {lost}"
 
 
 def _describe_operating_point(info: dict[str, Any]) -> str:

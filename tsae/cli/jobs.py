@@ -51,7 +51,8 @@ def run_compress(args: argparse.Namespace, flags: list[str]) -> int:
     skipped = f", {log.counted(counts.skipped, 'other file')} skipped" if counts.skipped else ""
     lossless = f", {counts.lossless} stored losslessly as well" if counts.lossless else ""
     changes = "" if outcome.changes is None else f" ({_describe_changes(outcome.changes)})"
-    kept = _describe_kept(outcome) if args.keep_readable else ""
+    is_asked = outcome.manifest.settings.classifier is not None
+    kept = _describe_kept(outcome) if is_asked else ""
     print(
         f"{args.archive}: {counts.images} images{changes}{lossless}{kept}{_failed(failed)}{skipped}, "
         f"{_rate(outcome.done, seconds)}"
@@ -61,7 +62,7 @@ def run_compress(args: argparse.Namespace, flags: list[str]) -> int:
             _show_failures(archive.failures(), f"{args.archive}/failures")
     exit_code = EXIT_FAILURES if failed and not args.allow_failures else 0
     facts = {"archive": args.archive, "done": outcome.done, "wall_s": round(seconds, 3), "exit_code": exit_code}
-    if args.keep_readable:
+    if is_asked:
         facts |= {"kept_readable": outcome.kept.images, "kept_readable_bytes": outcome.kept.bytes}
     log.tell("compressed", **facts, **dataclasses.asdict(counts))
     return exit_code

@@ -109,7 +109,7 @@ def _evaluate_one(archive: Archive, name: str, originals: Originals, classifier:
 def _rate(archive: Archive, name: str) -> Report:
     """What is known without originals."""
     info = archive.info()
-    kept = ("model", "model_sha256", "quality", "target", "min_psnr_db", "keep_readable", "bytes_per_image")
+    kept = ("model", "model_sha256", "quality", "target", "min_psnr_db", "keep_readable", "doubt", "bytes_per_image")
     return {
         "name": name,
         "archive": archive.path,

@@ -22,12 +22,53 @@ if TYPE_CHECKING:
 
 Images = NDArray[np.uint8]
 
-Read = Callable[[Images], NDArray[np.intp]]
-"""What is read from images uint8 `[N, 32, 32, 3]`: a number for each, intp `[N]`."""
+Read = Callable[[Images], NDArray[np.float32]]
+"""How likely each of images uint8 `[N, 32, 32, 3]` is of each class, float32 `[N, K]`."""
+
+MISREAD_ONLY = 1.0
+"""A limit of doubt that only what is read otherwise than its original is above."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Doubter:
+    """What a classifier reads from originals, and so how much it doubts what comes back of them.
+
+    Attributes:
+        read: The classifier.
+        classes: What it reads from each original, intp `[N]`.
+        sure: Its probabilities of these, float64 `[N]`.
+    """
+
+    read: Read
+    classes: NDArray[np.intp]
+    sure: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, images: Images, read: Read) -> Doubter:
+        """Reads the originals, uint8 `[N, 32, 32, 3]`."""
+        probabilities = read(images)
+        return cls(read, probabilities.argmax(1), probabilities.max(1).astype(np.float64))
+
+    def doubts(self, records: ar.Records, decoded: Images, rows: NDArray[np.intp] | None = None) -> NDArray[np.float64]:
+        """Of each image, the share of the original's probability that is gone; infinite if it is read otherwise.
+
+        Args:
+            records: As encoded; what they hold losslessly is beyond doubt.
+            decoded: What their streams decode to, as the images.
+            rows: Which of the originals they are; None is all.
+
+        Returns:
+            float64 `[N]`, 0 to 1, or infinite.
+        """
+        classes, sure = (self.classes, self.sure) if rows is None else (self.classes[rows], self.sure[rows])
+        probabilities = self.read(decoded)
+        left = np.take_along_axis(probabilities, classes[:, None], 1)[:, 0] / sure
+        doubts = np.where(probabilities.argmax(1) == classes, np.clip(1 - left, 0, 1), np.inf)
+        return np.where([file is not None for file in records.lossless], 0, doubts)
 
 
 class Kept(NamedTuple):
-    """What it took that images can be read as their originals.
+    """What it took that images can be read as their originals, or nearly so.
 
     Attributes:
         images: How many were stored better than asked for.
@@ -54,25 +95,25 @@ def encode_chunk(images: Images, codec: Codec, settings: ar.Settings) -> tuple[a
         settings: Of the job.
 
     Returns:
-        Records, whose keys, sizes and labels are still to be filled in, and what it took to keep them readable.
+        Records, whose keys, sizes and labels are still to be filled in, and what it took that they can be read.
 
     Raises:
         ModelError: if the settings ask for a classifier that this tsae does not have.
     """
-    records, decoded = _encode(images, codec, settings.quality, settings.verify)
+    records, decoded = encode_measured(images, codec, settings.quality, settings.verify)
     kept = NONE_KEPT
-    if settings.keep_readable is not None:
-        before = _size_bytes(records)
-        records, count = keep_readable(images, records, decoded, codec, settings.quality, load_reader(settings.keep_readable))
-        kept = Kept(count, _size_bytes(records) - before)
+    if settings.classifier is not None:
+        before, doubter = records, Doubter.of(images, load_reader(settings.classifier))
+        records = store_better(images, records, decoded, codec, settings, doubter)
+        kept = Kept(_count_changed(before, records), _size_bytes(records) - _size_bytes(before))
     floor_db = -math.inf if settings.min_psnr_db is None else settings.min_psnr_db
     rows = zip(images, records.psnrs_db, records.lossless, strict=True)
     lossless = [encode_lossless(x) if file is None and psnr < floor_db else file for x, psnr, file in rows]
     return dataclasses.replace(records, lossless=lossless), kept
 
 
-def _encode(images: Images, codec: Codec, quality: int | None, verify: bool) -> tuple[ar.Records, Images]:
-    """Records and, if that is asked for, what their streams decode to; else no images."""
+def encode_measured(images: Images, codec: Codec, quality: int | None, verify: bool = True) -> tuple[ar.Records, Images]:
+    """Records with their PSNR and what their streams decode to; without `verify`, neither PSNR nor images."""
     records = codec.encode(images, quality)
     if not verify:
         return records, images[:0]
@@ -84,10 +125,44 @@ def _size_bytes(records: ar.Records) -> int:
     return sum(map(len, records.streams)) + sum(len(file) for file in records.lossless if file is not None)
 
 
-def keep_readable(
-    images: Images, records: ar.Records, decoded: Images, codec: Codec, quality: int | None, read: Read
-) -> tuple[ar.Records, int]:
-    """Has each image read as its original: what is not is encoded at the lowest higher quality that will do, else losslessly.
+def _count_changed(before: ar.Records, after: ar.Records) -> int:
+    """How many images are stored otherwise."""
+    old, new = (zip(records.streams, records.lossless, strict=True) for records in (before, after))
+    return sum(a != b for a, b in zip(old, new, strict=True))
+
+
+def store_better(
+    images: Images, records: ar.Records, decoded: Images, codec: Codec, settings: ar.Settings, doubter: Doubter
+) -> ar.Records:
+    """Stores better what is doubted more than the settings allow; to keep images readable, losslessly what is still misread.
+
+    Args:
+        images: The originals, uint8 `[N, 32, 32, 3]`.
+        records: As encoded.
+        decoded: What their streams decode to, as the images.
+        codec: The model.
+        settings: Of the job.
+        doubter: Of the originals.
+
+    Returns:
+        The records, some of them replaced.
+    """
+    limit = MISREAD_ONLY if settings.doubt is None else settings.doubt.most
+    climbed, doubts = climb(images, records, decoded, codec, settings.quality, doubter, limit)
+    if settings.keep_readable is None:
+        return climbed
+    misread = np.flatnonzero(doubts > MISREAD_ONLY)
+    kept = _replace(climbed, misread, records.take(misread.tolist()))  # a better stream would be of no use beside the image
+    lossless = list(kept.lossless)
+    for row in misread.tolist():
+        lossless[row] = encode_lossless(images[row])
+    return dataclasses.replace(kept, lossless=lossless)
+
+
+def climb(
+    images: Images, records: ar.Records, decoded: Images, codec: Codec, quality: int | None, doubter: Doubter, limit: float
+) -> tuple[ar.Records, NDArray[np.float64]]:
+    """Encodes each image that is doubted more than a limit at the next higher qualities, up to the first at which it is not.
 
     Args:
         images: The originals, uint8 `[N, 32, 32, 3]`.
@@ -95,32 +170,28 @@ def keep_readable(
         decoded: What their streams decode to, as the images.
         codec: The model.
         quality: At which they were encoded; None for a model that has none.
-        read: Reads images.
+        doubter: Of the originals.
+        limit: Most doubt, 0 to 1.
 
     Returns:
-        The records, some of them replaced, and how many.
+        The records, and the doubts that are left, float64 `[N]`; above the limit only at the highest quality.
     """
-    wanted = read(images)
-    lost = np.flatnonzero((read(decoded) != wanted) & ~_are_exact(records))
-    count = len(lost)
+    doubts = doubter.doubts(records, decoded)
     for higher in range((quality or 0) + 1, codec.qualities + 1):
-        if not len(lost):
+        rows = np.flatnonzero(doubts > limit)
+        if not len(rows):
             break
-        better, seen = _encode(images[lost], codec, higher, verify=True)
-        is_read = (read(seen) == wanted[lost]) | _are_exact(better)
-        places = np.arange(len(records))
-        places[lost[is_read]] = len(records) + np.flatnonzero(is_read)
-        records = ar.concatenate([records, better]).take(places.tolist())
-        lost = lost[~is_read]
-    lossless = list(records.lossless)
-    for row in lost.tolist():
-        lossless[row] = encode_lossless(images[row])
-    return dataclasses.replace(records, lossless=lossless), count
+        better, seen = encode_measured(images[rows], codec, higher)
+        records = _replace(records, rows, better)
+        doubts[rows] = doubter.doubts(better, seen, rows)
+    return records, doubts
 
 
-def _are_exact(records: ar.Records) -> NDArray[np.bool_]:
-    """Which come back exactly, bool `[N]`."""
-    return np.array([file is not None for file in records.lossless], bool)
+def _replace(records: ar.Records, rows: NDArray[np.intp], better: ar.Records) -> ar.Records:
+    """The records with others in some rows."""
+    places = np.arange(len(records))
+    places[rows] = len(records) + np.arange(len(rows))
+    return ar.concatenate([records, better]).take(places.tolist())
 
 
 @functools.lru_cache(maxsize=1)
@@ -136,4 +207,4 @@ def load_reader(sha256: str) -> Read:
     if classifier.sha256 != sha256:
         found = f"{DEFAULT_CLASSIFIER} of this tsae is {classifier.sha256[:16]}..., not {sha256[:16]}... as the job asks"
         raise ModelError(f"{found}; use one version of tsae on all machines, or start anew with --overwrite")
-    return lambda images: classifier.probabilities(images).argmax(1)
+    return classifier.probabilities

@@ -141,7 +141,7 @@ class CompressJob:
         """Reads `to_json`'s text."""
         fields = json.loads(text)
         del fields["plan_version"]
-        settings, failures = ar.Settings(**fields.pop("settings")), fields.pop("known_failures")
+        settings, failures = ar.Settings.from_json(fields.pop("settings")), fields.pop("known_failures")
         return cls(archive, settings=settings, known_failures=entry_of(failures), **fields)
 
 

@@ -1,8 +1,9 @@
-"""Choosing the quality that reaches a target, from a sample of the input."""
+"""Choosing the quality that reaches a target, and what is stored better, from a sample of the input."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +13,9 @@ from tsae import archive as ar
 from tsae.errors import ImageError, InputError
 from tsae.images import decode_image, resize
 from tsae.inputs import Item, Listing, Read, map_inputs
-from tsae.jobs.encoding import encode_chunk
+from tsae.jobs.encoding import MISREAD_ONLY
 from tsae.jobs.plan import SHARD_IMAGES
+from tsae.jobs.trial import Choice, Trials, try_qualities
 
 if TYPE_CHECKING:
     from tsae.codec import Codec
@@ -24,9 +26,6 @@ SAMPLE_IMAGES = 512
 ARCHIVE_BYTES, LISTED_BYTES = 4500, 1.0
 """What an archive has beside its shards: manifest and list once, and the list's copy of the footers by image; a little more
 than `benchmarks/overhead.py` shows, since a target is not to be exceeded."""
-
-SIGMAS = 2.5
-"""Standard errors of the sample's mean that are kept in reserve."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,32 +45,6 @@ class Target:
         return f"{self.bytes_per_image:g} bytes" if self.bytes_per_image is not None else f"{self.psnr_db:g} dB"
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """A quality, and what it is expected to give.
-
-    Attributes:
-        quality: 1 to the model's number of qualities.
-        bytes_per_image: Of the archive, all but the model.
-        psnr_db: Mean.
-        images: Size of the sample.
-        most_bytes: The most bytes an image that must be reckoned with, since it is a sample.
-        least_psnr_db: The least mean.
-    """
-
-    quality: int
-    bytes_per_image: float
-    psnr_db: float
-    images: int
-    most_bytes: float
-    least_psnr_db: float
-
-    def __str__(self) -> str:
-        """For people."""
-        expected = f"about {self.bytes_per_image:.0f} bytes an image and {self.psnr_db:.1f} dB"
-        return f"quality {self.quality}, {expected} by a sample of {self.images} images"
-
-
 def choose_quality(listing: Listing, codec: Codec, target: Target, settings: ar.Settings) -> Choice:
     """The best quality within a number of bytes, or the lowest one that reaches a PSNR.
 
@@ -79,26 +52,48 @@ def choose_quality(listing: Listing, codec: Codec, target: Target, settings: ar.
         listing: The input.
         codec: A model with qualities.
         target: What is to be reached.
-        settings: Of the job, but for the quality.
+        settings: Of the job, but for the quality; with `doubt`, a limit is chosen, too, by which bytes that the quality leaves
+            are used.
 
     Raises:
         InputError: if no quality reaches it, or no image of the sample can be read.
+        ModelError: if the settings ask for a classifier that this tsae does not have.
     """
-    images = read_sample(listing)
-    beside = overhead_bytes(listing)
-    choices = [
-        try_quality(images, codec, dataclasses.replace(settings, quality=quality, verify=True), beside, len(listing.keys))
-        for quality in range(1, codec.qualities + 1)
-    ]
+    trials = try_qualities(read_sample(listing), codec, settings, overhead_bytes(listing), len(listing.keys))
+    limits: list[float | None] = [None] if settings.classifier is None else [MISREAD_ONLY]
+    if settings.doubt is not None and settings.keep_readable is None:
+        limits.append(None)  # where all that is misread would take too much, no image is stored better than others
+    for limit in limits:
+        choices = [trials.choice(quality, limit) for quality in range(1, trials.qualities + 1)]
+        chosen = _choose(choices, target)
+        if chosen is not None:
+            return _use_bytes(trials, chosen, target)
+    nearest = choices[-1] if target.bytes_per_image is None else min(choices, key=lambda choice: choice.bytes_per_image)
+    raise InputError(f"target of {target}: not to be had here; the nearest is {nearest}; choose another target")
+
+
+def _choose(choices: Sequence[Choice], target: Target) -> Choice | None:
+    """Of one choice at each quality, that for a target; None if none reaches it."""
     if target.bytes_per_image is not None:
-        good = [choice for choice in choices if choice.most_bytes <= target.bytes_per_image]
-        chosen, nearest = (good[-1] if good else None), min(choices, key=lambda choice: choice.bytes_per_image)
-    else:
-        good = [choice for choice in choices if choice.least_psnr_db >= (target.psnr_db or 0)]
-        chosen, nearest = (good[0] if good else None), choices[-1]
-    if chosen is None:
-        raise InputError(f"target of {target}: not to be had here; the nearest is {nearest}; choose another target")
-    return chosen
+        return next((choice for choice in reversed(choices) if choice.most_bytes <= target.bytes_per_image), None)
+    return next((choice for choice in choices if choice.least_psnr_db >= (target.psnr_db or 0)), None)
+
+
+def _use_bytes(trials: Trials, chosen: Choice, target: Target) -> Choice:
+    """A choice with the least limit of doubt that still stays within the bytes, if one may be set."""
+    if trials.settings.doubt is None or target.bytes_per_image is None or chosen.limit is None:
+        return chosen
+    if chosen.quality == trials.qualities:
+        return dataclasses.replace(chosen, limit=None)  # nothing is better
+    limits = trials.limits(chosen.quality)
+    low, high = 0, len(limits) - 1  # bytes fall with the limit, nearly always; the last one is known to do
+    while low < high:
+        middle = (low + high) // 2
+        if trials.choice(chosen.quality, limits[middle]).most_bytes <= target.bytes_per_image:
+            high = middle
+        else:
+            low = middle + 1
+    return trials.choice(chosen.quality, limits[high])
 
 
 def read_sample(listing: Listing) -> NDArray[np.uint8]:
@@ -120,30 +115,6 @@ def _read(item: Item, read: Read) -> NDArray[np.uint8] | None:
         return resize(decode_image(read()[0]))
     except ImageError:
         return None
-
-
-def try_quality(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings, beside: float, total: int) -> Choice:
-    """What a quality gives.
-
-    Args:
-        images: The sample, uint8 `[N, 32, 32, 3]`.
-        codec: A model.
-        settings: With the quality; images are decoded to see what comes back.
-        beside: Bytes an image beside the coded ones.
-        total: Images that the sample stands for.
-    """
-    records, _ = encode_chunk(images, codec, settings)
-    sizes = np.array([len(s) + len(file or b"") for s, file in zip(records.streams, records.lossless, strict=True)])
-    psnrs_db, count = records.psnrs_db.astype(np.float64), len(images)
-    reserve = SIGMAS / np.sqrt(count) * np.sqrt(max(0.0, 1 - count / total))
-    return Choice(
-        quality=settings.quality or 0,
-        bytes_per_image=float(sizes.mean()) + beside,
-        psnr_db=float(psnrs_db.mean()),
-        images=count,
-        most_bytes=float(sizes.mean() + reserve * sizes.std()) + beside,
-        least_psnr_db=float(psnrs_db.mean() - reserve * psnrs_db.std()),
-    )
 
 
 def overhead_bytes(listing: Listing) -> float:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsae.archive import FORMAT_VERSION, Counts, FileEntry, ListEntry, Manifest, Settings, digest, read_manifest
+from tsae.archive import FORMAT_VERSION, Counts, Doubt, FileEntry, ListEntry, Manifest, Settings, digest, read_manifest
 from tsae.archive.manifest import unknown_keys
 from tsae.errors import CorruptDataError, FormatError
 from tsae.paths import Folder
@@ -253,6 +253,39 @@ def test_a_setting_that_is_not_used_is_not_mentioned() -> None:
     for nonsense in ("", "a" * 63, "A" * 64, 5):
         fields = json.loads(kept.to_json())["settings"] | {"keep_readable": nonsense}
         assert "keep_readable" in (reason := reason_of(edited(settings=fields))) or "classifier" in reason
+
+
+@pytest.mark.parametrize("most", [0, 0.013, 1.0])
+def test_a_limit_of_doubt_comes_back(most: float) -> None:
+    assert b"doubt" not in MANIFEST.to_json()
+    doubted = dataclasses.replace(MANIFEST, settings=dataclasses.replace(MANIFEST.settings, doubt=Doubt("a" * 64, most)))
+    read = Manifest.from_json(doubted.to_json(), "test")
+    assert read == doubted
+    assert read.settings.classifier == "a" * 64
+    assert unknown_keys(doubted.to_json()) == []
+    fields = json.loads(doubted.to_json())
+    fields["settings"]["doubt"]["weather"] = 5
+    assert unknown_keys(json.dumps(fields).encode()) == ["settings.doubt.weather"]
+
+
+@pytest.mark.parametrize(
+    ("doubt", "reason"),
+    [
+        *(({"classifier": "a" * 64, "most": most}, "most is") for most in ("0.5", True, None, [0.5])),
+        *(({"classifier": "a" * 64, "most": most}, "doubts up to") for most in (-0.001, 1.001)),
+        *(({"classifier": sha256, "most": 0.5}, "the classifier's digest is") for sha256 in ("", "a" * 63, "A" * 64)),
+        ({"classifier": 5, "most": 0.5}, "classifier is"),
+        ({"most": 0.5}, "classifier"),
+        ({"classifier": "a" * 64}, "most"),
+        ({"classifier": "b" * 64, "most": 0.5}, "of two classifiers"),
+        *((nonsense, "contradicts itself") for nonsense in (5, "x", [["classifier", "a" * 64], ["most", 0.5]], {}, False)),
+    ],
+)
+def test_a_limit_of_doubt_that_is_none_is_refused(doubt: Any, reason: str) -> None:
+    fields = json.loads(MANIFEST.to_json())["settings"] | {"doubt": doubt}
+    if reason == "of two classifiers":
+        fields |= {"keep_readable": "a" * 64}
+    assert reason in reason_of(edited(settings=fields))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])

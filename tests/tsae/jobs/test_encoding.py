@@ -14,7 +14,7 @@ from tsae.codec import Codec
 from tsae.errors import ModelError
 from tsae.images import resize
 from tsae.jobs import encoding
-from tsae.jobs.encoding import Kept, encode_chunk
+from tsae.jobs.encoding import Doubter, Kept, encode_chunk
 from tsae.metrics import psnr_db
 from tsae.signs import draw_signs
 from tsae.zoo import read_model_file
@@ -38,15 +38,16 @@ def seed() -> Codec:
 
 
 class Near:
-    """Reads the number of the nearest original, if an image is within so many dB of it, else nothing."""
+    """Is sure of the number of the nearest original, if an image is within so many dB of it, else of one number more."""
 
     def __init__(self, originals: NDArray[np.uint8], floors_db: NDArray[np.float64]) -> None:
         self._originals, self._floors_db = originals, floors_db
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.intp]:
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         near_db = np.stack([psnr_db(np.broadcast_to(original, images.shape), images) for original in self._originals])
         nearest = near_db.argmax(0)
-        return np.where(near_db.max(0) >= self._floors_db[nearest], nearest, -1)
+        read = np.where(near_db.max(0) >= self._floors_db[nearest], nearest, len(self._originals))
+        return np.eye(len(self._originals) + 1, dtype=np.float32)[read]
 
 
 def use(reader: Near, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +120,34 @@ def test_a_floor_of_psnr_holds_as_well(images: NDArray[np.uint8], learned: Codec
     use(Near(images, np.full(len(images), 27.0)), monkeypatch)
     records, _ = encode_chunk(images, learned, dataclasses.replace(SETTINGS, min_psnr_db=35.0))
     assert all(file is not None for file, psnr in zip(records.lossless, records.psnrs_db, strict=True) if psnr < 35)
+
+
+def test_doubt_is_the_share_of_certainty_that_is_gone() -> None:
+    """Without end where something else is read, and none where the image comes back exactly."""
+    before = np.array([[0.8, 0.2, 0]] * 6, np.float32)
+    after = np.array(
+        [[0.8, 0.2, 0], [0.6, 0.1, 0.3], [0.9, 0.1, 0], [0.3, 0.5, 0.2], [0.3, 0.5, 0.2], [0.4, 0.3, 0.3]], np.float32
+    )
+    images, decoded = np.zeros((6, 32, 32, 3), np.uint8), np.ones((6, 32, 32, 3), np.uint8)
+    doubter = Doubter.of(images, lambda asked: after[: len(asked)] if asked.any() else before)
+    records = ar.bare_records([b""] * 6, np.zeros(6, np.uint8), [None] * 4 + [b"exact", None])
+    expected = [0, 0.25, 0, np.inf, 0, 0.5]
+    np.testing.assert_allclose(doubter.doubts(records, decoded), expected, atol=1e-6)
+    rows = np.array([0, 1])
+    np.testing.assert_allclose(doubter.doubts(records.take([0, 1]), decoded[:2], rows), expected[:2], atol=1e-6)
+
+
+def test_what_is_doubted_too_much_climbs_and_at_the_top_it_stays(
+    images: NDArray[np.uint8], learned: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike what is kept readable, which is stored losslessly then."""
+    use(Near(images, np.where(np.arange(len(images)) % 2, 90.0, 10.0)), monkeypatch)
+    settings = dataclasses.replace(SETTINGS, keep_readable=None, doubt=ar.Doubt("1" * 64, 0.5))
+    records, kept = encode_chunk(images, learned, settings)
+    low, high = (rows(plain(images, learned, quality)) for quality in (2, 8))
+    assert rows(records) == [(high if row % 2 else low)[row] for row in range(len(images))]
+    assert kept.images == sum(row % 2 and low[row] != high[row] for row in range(len(images)))
+    assert kept.bytes == sum(len(a[1]) - len(b[1]) for a, b in zip(rows(records), low, strict=True))
 
 
 def test_another_classifier_than_the_jobs_is_refused() -> None:
