@@ -86,7 +86,8 @@ def add_compress_arguments(parser: argparse.ArgumentParser) -> None:
         "--target-bytes",
         type=float,
         metavar="N",
-        help="the best quality within N bytes an image, all of the archive but the model",
+        help="the best quality within N bytes an image, all of the archive but the model; what it leaves goes to the images "
+        "that a classifier finds hardest to read (not with --no-verify)",
     )
     rate.add_argument("--target-psnr", type=float, metavar="DB", help="the lowest quality that reaches a mean PSNR of DB")
     parser.add_argument(

@@ -105,7 +105,7 @@ def compress(data: Data, archive: Path, model: str, setting: str, *flags: str) -
     with tsae.open_archive(str(archive)) as opened:
         info, records = opened.info(), opened.files.records(data.keys)
         sizes = [len(stream) + len(file or b"") for stream, file in zip(records.streams, records.lossless, strict=True)]
-        facts = {"quality": info["quality"], "lossless": info["lossless"], "model_bytes": info["model_bytes"]}
+        facts = {name: info[name] for name in ("quality", "doubt", "lossless", "model_bytes")}
         return Coded(model, setting, info["bytes_per_image"], opened.decode(data.keys), np.array(sizes), facts)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tsae import archive as ar
+from tsae.classifier import load_classifier
 from tsae.codec import Codec
 from tsae.errors import ModelError
 from tsae.images import resize
@@ -124,10 +125,8 @@ def test_a_floor_of_psnr_holds_as_well(images: NDArray[np.uint8], learned: Codec
 
 def test_doubt_is_the_share_of_certainty_that_is_gone() -> None:
     """Without end where something else is read, and none where the image comes back exactly."""
-    before = np.array([[0.8, 0.2, 0]] * 6, np.float32)
-    after = np.array(
-        [[0.8, 0.2, 0], [0.6, 0.1, 0.3], [0.9, 0.1, 0], [0.3, 0.5, 0.2], [0.3, 0.5, 0.2], [0.4, 0.3, 0.3]], np.float32
-    )
+    before = np.array([[0.8, 0.2]] * 6, np.float32)
+    after = np.array([[0.8, 0.2], [0.6, 0.1], [0.9, 0.1], [0.3, 0.5], [0.3, 0.5], [0.4, 0.3]], np.float32)
     images, decoded = np.zeros((6, 32, 32, 3), np.uint8), np.ones((6, 32, 32, 3), np.uint8)
     doubter = Doubter.of(images, lambda asked: after[: len(asked)] if asked.any() else before)
     records = ar.bare_records([b""] * 6, np.zeros(6, np.uint8), [None] * 4 + [b"exact", None])
@@ -148,6 +147,19 @@ def test_what_is_doubted_too_much_climbs_and_at_the_top_it_stays(
     assert rows(records) == [(high if row % 2 else low)[row] for row in range(len(images))]
     assert kept.images == sum(row % 2 and low[row] != high[row] for row in range(len(images)))
     assert kept.bytes == sum(len(a[1]) - len(b[1]) for a, b in zip(rows(records), low, strict=True))
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_an_image_is_stored_alike_whatever_it_comes_with(images: NDArray[np.uint8], learned: Codec, keeps: bool) -> None:
+    sha256 = load_classifier().sha256
+    doubt = ar.Doubt(sha256, 0.02)
+    settings = dataclasses.replace(SETTINGS, keep_readable=sha256 if keeps else None, doubt=doubt)
+    together, kept = encode_chunk(images, learned, settings)
+    assert kept.images
+    for size in (1, 5):
+        parts = [encode_chunk(images[start : start + size], learned, settings) for start in range(0, len(images), size)]
+        assert [row for records, _ in parts for row in rows(records)] == rows(together)
+        assert sum(part.images for _, part in parts) == kept.images
 
 
 def test_another_classifier_than_the_jobs_is_refused() -> None:

@@ -19,7 +19,7 @@ from tsae.inputs import Listing
 from tsae.jobs import encoding, target, trial
 from tsae.jobs.encoding import MISREAD_ONLY, encode_chunk
 from tsae.jobs.target import Target, choose_quality
-from tsae.jobs.trial import Trials, rounded_up, try_qualities
+from tsae.jobs.trial import Choice, Trials, rounded_up, try_qualities
 from tsae.metrics import psnr_db
 from tsae.signs import draw_signs
 from tsae.zoo import read_model_file
@@ -72,16 +72,22 @@ def reader(images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
 def listing(images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> Listing:
     """Of the images, without files."""
     monkeypatch.setattr(target, "read_sample", lambda listing: images)
+    monkeypatch.setattr(target, "try_qualities", lambda images, codec, settings, *_: tried(images, codec, settings))
     monkeypatch.setattr(target, "overhead_bytes", lambda listing: BESIDE)
     return Listing.of("/in", [f"{row:02d}.png" for row in range(len(images))])
 
 
+_tried: dict[ar.Settings, Trials] = {}
+
+
 def tried(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings = SETTINGS) -> Trials:
-    return try_qualities(images, codec, settings, BESIDE, len(images))
+    """Tries each setting once."""
+    if settings not in _tried:
+        _tried[settings] = try_qualities(images, codec, settings, BESIDE, len(images))
+    return _tried[settings]
 
 
-@pytest.mark.parametrize("quality", [1, 4, 8])
-@pytest.mark.parametrize("limit", [None, 0.0, 0.3, 0.45, 1.0])
+@pytest.mark.parametrize(("quality", "limit"), [(1, None), (1, 1.0), (4, 0.45), (4, 0.0), (8, 0.3)])
 @pytest.mark.parametrize("keeps", [False, True])
 @pytest.mark.parametrize("floor_db", [None, 31.0])
 def test_arithmetic_says_what_encoding_does(
@@ -117,18 +123,30 @@ def test_a_limit_has_few_digits_and_is_not_below_the_doubt(doubt: float) -> None
 # The choice
 
 
-def test_the_least_limit_that_fits(images: NDArray[np.uint8], codec: Codec, listing: Listing) -> None:
-    """At the highest quality at which all that is misread can be stored better."""
-    trials = tried(images, codec)
-    for quality in (2, 3, 4):
-        least, next_least = (trials.choice(number, MISREAD_ONLY).most_bytes for number in (quality, quality + 1))
-        for wanted in np.linspace(least, next_least - 0.01, 4):
-            choice = choose_quality(listing, codec, Target(bytes_per_image=float(wanted)), SETTINGS)
-            assert choice.quality == quality
-            assert choice.limit is not None
-            assert choice.most_bytes <= wanted
-            fitting = [limit for limit in trials.limits(quality) if trials.choice(quality, limit).most_bytes <= wanted]
-            assert choice == trials.choice(quality, fitting[0])
+def least_limits(trials: Trials, wanted: float) -> list[Choice]:
+    """By quality, the choice of the least limit that fits; a search of all."""
+    found = []
+    for quality in range(1, 8):
+        choices = [trials.choice(quality, limit) for limit in trials.limits(quality)]
+        if choices[-1].most_bytes <= wanted:
+            found.append(next(choice for choice in choices if choice.most_bytes <= wanted))
+    return found
+
+
+@pytest.mark.parametrize("loose", [0.01, 0.3, 0.45, 1.0])
+def test_the_highest_quality_with_a_limit_that_is_not_loose(
+    images: NDArray[np.uint8], codec: Codec, listing: Listing, monkeypatch: pytest.MonkeyPatch, loose: float
+) -> None:
+    """Or if there is none, the one with the least limit."""
+    monkeypatch.setattr(target, "LOOSE", loose)
+    trials, chosen = tried(images, codec), set()
+    for wanted in np.linspace(trials.choice(1, MISREAD_ONLY).most_bytes, trials.choice(7, MISREAD_ONLY).most_bytes, 12):
+        choice = choose_quality(listing, codec, Target(bytes_per_image=float(wanted)), SETTINGS)
+        found = least_limits(trials, float(wanted))
+        strict = [other for other in found if other.limit is not None and other.limit <= loose]
+        assert choice == (strict[-1] if strict else min(found[::-1], key=lambda other: other.limit or 0))
+        chosen.add(choice.quality == found[-1].quality)
+    assert chosen == ({True} if loose == 1 else {True, False})
 
 
 def test_where_what_is_misread_takes_too_much_nothing_climbs(images: NDArray[np.uint8], codec: Codec, listing: Listing) -> None:
