@@ -48,7 +48,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("input")
     parser.add_argument("--classifier", default=DEFAULT_CLASSIFIER, metavar="NAME|FILE", help="default: %(default)s")
     parser.add_argument(
-        "--judge", metavar="NAME|FILE", help="another classifier, to tell what `--keep-readable` keeps for others"
+        "--judge",
+        metavar="NAME|FILE",
+        help="another classifier, to tell what settings in bytes and `--keep-readable` do for who is not asked",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="take only so many images, evenly spaced")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where rivals' decoded images are kept")
@@ -78,6 +80,12 @@ class Bench:
     def lost_to_judge(self, coded: Coded) -> int | None:
         """Images that the other classifier reads from the original and not from what came back."""
         return None if self.judge is None else int(readings(self.judge[0], coded, self.judge[1]).is_lost.sum())
+
+    def compare_by_judge(self, ours: Coded, theirs: Coded) -> dict[str, Any] | None:
+        """What the other classifier makes of two coders; compression has asked it for neither."""
+        if self.judge is None:
+            return None
+        return compare(*(readings(self.judge[0], coded, self.judge[1]) for coded in (ours, theirs)))
 
     def read(self, coded: Coded) -> tuple[Coded, Readings]:
         """What the classifier makes of coded images."""
@@ -109,6 +117,7 @@ def measure_everything(bench: Bench) -> dict[str, Any]:
                     "their_bytes": theirs.bytes_per_image,
                     "is_smallest": theirs.setting == "quality 0",
                     **compare(found, seen),
+                    "by_judge": bench.compare_by_judge(coded, theirs),
                 }
             )
     points = [describe(*pair) for pair in [*own, *targets, *rivals.values()]]

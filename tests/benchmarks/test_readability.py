@@ -92,7 +92,10 @@ def test_targets_and_tables_say_what_is_met(tmp_path: Path) -> None:
         "lost_to_judge_without": 4,
         "lost_to_judge": 1,
     }
-    result: dict[str, Any] = {"points": points, "comparisons": [{**versus, **compare(read(good), read(bad))}], "kept": [kept]}
+    compared = compare(read(good), read(bad))
+    by_judge = compare(read(bad), read(good))
+    comparisons = [{**versus, **compared, "by_judge": by_judge}]
+    result: dict[str, Any] = {"points": points, "comparisons": comparisons, "kept": [kept]}
     rows = readability.targets(result)
     assert [row["is_met"] for row in rows] == [True, True, True, False, True, True]
     result |= {"targets": rows, "images": 20, "data": "drawn", "date": "", "commit": "", "machine": "", "python": ""}
@@ -104,7 +107,7 @@ def test_targets_and_tables_say_what_is_met(tmp_path: Path) -> None:
         "classifier": {"name": "c", "sha256": "5" * 64},
     }
     text = report.markdown(result)
-    for line in ("WebP, quality 0 (smallest)", "| better", "+11.11 %", "| NO "):
+    for line in ("WebP, quality 0 (smallest)", "| better", "| -50.00", "| WORSE", "+11.11 %", "| NO "):
         assert line in text
     assert json.loads(report.to_json(result))["points"][3]["lost_keys"] == [f"{row}.png" for row in range(10)]
     report.draw(tmp_path / "plot.png", result)
