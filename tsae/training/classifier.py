@@ -24,7 +24,7 @@ from tsae.training.coded import code_some
 from tsae.training.config import TrainConfig
 from tsae.training.jitter import jitter
 from tsae.training.labelled import LabelledSet, load_labelled
-from tsae.training.run import run_recipe
+from tsae.training.run import descend, run_recipe
 
 Stage = tuple[int, Then]
 """Channels of a convolution, and what follows it."""
@@ -184,19 +184,14 @@ class ClassifierRecipe:
         Returns:
             The mean loss, without gradient.
         """
-        optimizer = self.optimizers[0]
-        for group in optimizer.param_groups:
-            group["lr"] = self._rate(number, steps)
         self.network.train()
         x = self._channels_first(code_some(jitter(values)) if self.kind == "pixels" else values)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._has_bfloat16):
             logits = self.network(x).float()
         loss = functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        loss = descend(self.optimizers[0], loss, self._rate(number, steps))
         self._average(number)
-        return loss.detach()
+        return loss
 
     def _rate(self, number: int, steps: int) -> float:
         return self.config.learning_rate * min(1.0, (number + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * number / steps))

@@ -17,6 +17,7 @@ from tsae.model import SeedAutoencoder
 from tsae.quantize import LatentQuantizer, fit_quantizer
 from tsae.training.config import TrainConfig
 from tsae.training.images import ImageSet
+from tsae.training.run import descend
 from tsae.training.start import read_start
 
 EVALUATION_BATCH = 256
@@ -66,16 +67,10 @@ class SeedRecipe:
         Returns:
             The mean loss, without gradient.
         """
-        optimizer = self.optimizers[0]
-        for group in optimizer.param_groups:
-            group["lr"] = self._rate(number, steps)
         self.network.train()
         batch = images.permute(0, 3, 1, 2).float() / 255
         loss = nn.functional.binary_cross_entropy_with_logits(self.network(batch), batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        return loss.detach()
+        return descend(self.optimizers[0], loss, self._rate(number, steps))
 
     def _rate(self, number: int, steps: int) -> float:
         highest, warm = self.config.learning_rate, self._warm_steps
