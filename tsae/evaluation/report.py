@@ -156,6 +156,7 @@ def _beside(archive: Archive, measured: Measured, classifier: SignClassifier) ->
             "classes": len(classifier.classes),
             "multiply_adds": classifier.multiply_adds,
             "names": class_names(classifier.classes),
+            "was_asked": archive.manifest.settings.classifier == classifier.sha256,
         },
     }
 

@@ -43,7 +43,7 @@ def judge(figures: dict[str, Any]) -> dict[str, Any]:
     """The verdict on figures of an archive.
 
     Args:
-        figures: Of `figures.describe_images`, with `problems` and `archive_images`.
+        figures: Of `figures.describe_images`, with `problems`, `archive_images` and `classifier`.
 
     Returns:
         `level`; `by_reading`, whether readings count; one `line`, which says if they do not; and `reasons`: each a `level`
@@ -113,6 +113,8 @@ def _notes(figures: dict[str, Any]) -> list[dict[str, str]]:
     notes = []
     if _is_unsure(figures) and "accuracy" in figures:
         notes.append(_reason("note", _unsureness(figures)))
+    if figures["classifier"]["was_asked"]:
+        notes.append(_reason("note", "Compression asked this very classifier what to store better: another may lose more"))
     if figures["images"] < FEW_IMAGES:
         points = 100 / figures["images"]
         notes.append(_reason("note", f"These are few images: one is {points:.1f} points"))

@@ -126,7 +126,8 @@ def test_bins_have_round_widths(width: float, rounded: float) -> None:
 def verdict(figures: dict[str, Any], **problems: int) -> dict[str, Any]:
     counts = {name.replace("_", " "): images for name, images in problems.items()}
     total = figures["images"] + sum(counts.values())
-    return judge(figures | {"archive_images": total, "problems": {"counts": counts, "first": []}})
+    beside = {"archive_images": total, "problems": {"counts": counts, "first": []}, "classifier": {"was_asked": False}}
+    return judge(beside | figures)
 
 
 def levels(found: dict[str, Any]) -> list[str]:
@@ -186,6 +187,13 @@ def test_labels_count_even_where_the_classifier_is_not_sure_which_is_said() -> N
     assert found["line"] == "Good: the signs stay readable; the classifier is not sure of these originals."
     assert found["by_reading"]
     assert levels(found) == ["good", "good", "good", "note"]
+
+
+def test_that_compression_has_asked_the_same_classifier_is_told() -> None:
+    figures = describe([0] * 300, [0] * 300, ["stop"] * 300, psnrs_db=np.full(300, 33.0))
+    found = verdict(figures | {"classifier": {"was_asked": True}})
+    assert levels(found) == ["good", "good", "good", "note"]
+    assert "another may lose more" in found["reasons"][-1]["text"]
 
 
 def test_coarse_images_and_missing_ones_are_told_even_if_signs_are_read() -> None:

@@ -206,6 +206,18 @@ def test_several_archives_stand_side_by_side(
     assert "The smallest" in page.text
 
 
+def test_an_archive_that_asked_the_classifier_says_so(
+    signs_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compress", str(signs_dir), str(tmp_path / "a"), "--quality=1", "--keep-readable"]) == 0
+    capsys.readouterr()
+    flags = ["--originals", str(signs_dir), "--report", str(tmp_path / "report"), "--json"]
+    assert main(["evaluate", str(tmp_path / "a"), *flags]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["classifier"]["was_asked"]
+    assert any("Compression asked this very classifier" in reason["text"] for reason in report["verdict"]["reasons"])
+
+
 def test_equal_names_become_paths(low_archive: Path, signs_dir: Path, tmp_path: Path, classifier: Any) -> None:
     shutil.copytree(low_archive, tmp_path / "low")
     paths = [str(low_archive), str(tmp_path / "low")]
