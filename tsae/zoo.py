@@ -43,19 +43,19 @@ ZOO = {
     ),
     "signs-43": ZooEntry(
         "signs-43.safetensors",
-        "57bad6410686572fddb0806f4ee6e71952a84eb1f8807190e5ef8bc76f51247e",
+        "ccb749c37923ff6393c1d9ad2962fcf8a99b99ecdc7228d25c6eb3e902eadaee",
         "signs-43.md",
         "classifier",
     ),
     "signs-43-seed": ZooEntry(
         "signs-43-seed.safetensors",
-        "2f9dc40f0cbaf4eb833e4c421bda455086bd18cbdcce68410131f1a274f51525",
+        "de8faedd34f6e3655f6ee207f88e2f33d64d4f161e10ab7c98cf3bd41c37e714",
         "signs-43-seed.md",
         "classifier",
     ),
     "signs-43-tsae": ZooEntry(
         "signs-43-tsae.safetensors",
-        "c30342c07bf3dde1347512a37b0d748665f40cb05d11b7f0cf8e7a3dde6b4d97",
+        "bf9c3ceff2bc15c108837b19f76d47787fd47a444175f912aab9dc90e4312675",
         "signs-43-tsae.md",
         "classifier",
     ),
