@@ -175,6 +175,7 @@ def test_headers_that_do_not_fit_are_refused(weights: ClassifierWeights, header:
         ("layers.2.bias", np.zeros(4, np.float16)),
         ("layers.3.bias", np.zeros(4, np.float16)),
         ("input.scale", np.zeros(0, np.float32)),
+        ("input.scale", np.array([1, 0, 1], np.float32)),
         ("input.offset", np.zeros((3, 1), np.float32)),
         ("layers.9.bias", np.zeros(6, np.float16)),
     ],

@@ -164,10 +164,13 @@ def fixed_point(transform: FixedPointTransform, quality: int, device: str) -> Ne
 def classifier(layers: ClassifierLayers, device: str) -> Network:
     """Pixels or latents to logits."""
     graph = Graph()
-    scale, offset = (graph.constant(values[:, None, None]) for values in (layers.scale, layers.offset))
-    x = graph.apply("Add", graph.apply("Mul", "x", scale), offset)
+    scale, offset = (values[:, None, None] for values in (layers.scale, layers.offset))
     *inner, last = layers.convolutions
-    if layers.then[0] != "spread":
+    if layers.then[0] == "spread":  # what follows is linear, and does the scaling, too
+        x = graph.apply("Add", "x", graph.constant(offset / scale))
+        inner[0] = Convolution(inner[0].weight * scale, inner[0].bias)
+    else:
+        x = graph.apply("Add", graph.apply("Mul", "x", graph.constant(scale)), graph.constant(offset))
         x = _standardise(graph, x, len(layers.scale), layers.side)
     for layer, then, side in zip(inner, layers.then, layers.sides(), strict=False):
         x = graph.convolve(x, *layer)
