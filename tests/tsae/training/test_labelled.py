@@ -44,7 +44,8 @@ def test_an_archive_gives_what_it_decodes_to(signs: Path, archive: str) -> None:
 
 def test_an_archive_gives_its_latents_as_they_are(archive: str) -> None:
     found, reader = load_labelled(archive, "latents"), open_archive(archive)
-    np.testing.assert_array_equal(found.images, reader.latents(found.keys))
+    np.testing.assert_array_equal(found.images, reader.latents(found.keys)[:, :16])
+    assert found.images.shape[1] == (8 if reader.manifest.model == "seed-8x8x8" else 16)
     assert found.images.dtype == (np.int8 if reader.manifest.model == "seed-8x8x8" else np.int16)
     assert found.archive is not None
     assert found.archive.state == reader.state
