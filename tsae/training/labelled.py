@@ -61,7 +61,7 @@ def load_labelled(data: str | Path, kind: Input) -> LabelledSet:
     Args:
         data: An archive; or, for pixels, what `load_images` reads: a folder, whose labels are those that `tsae compress` would
             find (`labels.csv`, GTSRB's own tables, names of folders), or a Parquet file with a column `label`.
-        kind: Whether an archive's images are decoded, or taken as the integers that are stored. Those need no decoding.
+        kind: Whether an archive's images are decoded, or taken as the integers that are stored, of their first 16 channels.
 
     Returns:
         The images in order of their keys; those of an archive in its own.
