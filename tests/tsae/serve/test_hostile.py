@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -30,13 +31,17 @@ HOSTILE = [
 
 
 def raw(server: Server, request: bytes, wait_s: float = 30) -> bytes:
-    """What comes back until the server closes."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=wait_s) as connection:
-        connection.sendall(request)
-        parts = []
+    """What comes back until the server closes, which is a reset where it has not read all of the request."""
+    parts = list[bytes]()
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=wait_s) as connection,
+        contextlib.suppress(ConnectionResetError, BrokenPipeError),
+    ):
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            connection.sendall(request)
         while part := connection.recv(65536):
             parts.append(part)
-        return b"".join(parts)
+    return b"".join(parts)
 
 
 def get(server: Server, target: bytes) -> bytes:
