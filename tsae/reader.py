@@ -134,8 +134,8 @@ class Archive:
         Args:
             keys: N of them.
             channels: The first so many only, or all. Those of `tsae` are in order of importance, and what a stream holds beyond
-                is not decoded: 16 of 32 take less time and half the memory, and carry 97 % of what is not the same
-                everywhere in an image.
+                is not decoded: 16 of 32 take less time and half the memory, and hold 97 % of the energy beyond
+                the very first.
 
         Raises:
             KeyError: if there is no such key.

@@ -22,8 +22,8 @@ READ_AT_ONCE = 4096
 """Images of an archive decoded at once."""
 
 CHANNELS = 16
-"""The first so many of latents are looked at. Of the 32 of `tsae` the others hold 3 % of what differs within images; without
-them an image is decoded in less time, and takes half the memory."""
+"""The first so many of latents are looked at. Of the 32 of `tsae` the others hold 3 % of the energy beyond the very first;
+without them an image is decoded in less time, and takes half the memory."""
 
 
 L = TypeVar("L", bound="LabelledSet")
