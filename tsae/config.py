@@ -20,6 +20,9 @@ DEFAULT_MODEL = "tsae"
 
 DEFAULT_CLASSIFIER = "signs-43"
 
+SURE = 0.7
+"""Mean probability of what a classifier reads from originals; where it is less, it does not know such images."""
+
 EXIT_FAILURES = 1
 """Of a command that is done, but for some inputs or keys."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from pipelines import compress
 from tsae.archive import MANIFEST_FILE, Doubt, Settings, digest
 from tsae.classifier import load_classifier
 from tsae.cli import main
-from tsae.config import DEFAULT_CLASSIFIER
+from tsae.config import DEFAULT_CLASSIFIER, SURE
 from tsae.images import decode_image, resize
+from tsae.jobs import trial
 from tsae.latents import coding_of
 from tsae.zoo import read_model_file
 
@@ -26,6 +28,14 @@ TARGET = f"--target-bytes={WANTED}"
 
 LABEL_BYTES = 12
 """Of the archive of so few signs, which the choice does not reckon with."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def knows_drawn_signs() -> Iterator[None]:
+    """The classifier, which learned photographs, is taken for sure enough of drawn signs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "SURE", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +184,19 @@ def test_with_keep_readable_no_image_is_lost_and_the_bytes_still_hold(
     before, after = (load_classifier().probabilities(images).argmax(1) for images in (originals, decoded))
     np.testing.assert_array_equal(before, after)
     assert " stored better to stay readable, +" in capsys.readouterr().out
+
+
+def test_drawn_signs_that_the_classifier_does_not_know_have_one_quality(
+    signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trial, "SURE", SURE)
+    for _ in range(2):  # a second run keeps to it
+        assert main(["compress", str(signs_dir), str(tmp_path / "archive"), TARGET]) == 0
+    assert "sure of the originals" in capfd.readouterr().err
+    with tsae.open_archive(str(tmp_path / "archive")) as opened:
+        info, streams = opened.info(), opened.files.records(list(opened)).streams
+    assert info["doubt"] is None
+    assert info["bytes_per_image"] <= WANTED + LABEL_BYTES
+    assert main(["compress", str(signs_dir), str(tmp_path / "plain"), f"--quality={info['quality']}"]) == 0
+    with tsae.open_archive(str(tmp_path / "plain")) as opened:
+        assert opened.files.records(list(opened)).streams == streams

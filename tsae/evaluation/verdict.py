@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tsae import log
+from tsae.config import SURE
 
 LEVELS = ("good", "fair", "poor")
 
@@ -28,9 +29,6 @@ MOST_CHANGED_POINTS = (1.0, 4.0)
 
 LEAST_PSNR_DB = (24.0, 19.0)
 """First percentile for good and for fair. Below, images look worse to people than readings tell."""
-
-SURE = 0.7
-"""Mean probability of what is read from the originals; where it is less, the classifier does not know these images."""
 
 SIGNIFICANT_P = 0.05
 """Of McNemar's test; what may well be chance is not called poor."""

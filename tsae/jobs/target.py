@@ -66,8 +66,10 @@ def choose_quality(listing: Listing, codec: Codec, target: Target, settings: ar.
         ModelError: if the settings ask for a classifier that this tsae does not have.
     """
     trials = try_qualities(read_sample(listing), codec, settings, overhead_bytes(listing), len(listing.keys))
-    limits: list[float | None] = [None] if settings.classifier is None else [MISREAD_ONLY]
-    if settings.doubt is not None and settings.keep_readable is None:
+    limits: list[float | None] = []
+    if trials.spends_by_doubt or settings.keep_readable is not None:
+        limits.append(MISREAD_ONLY)
+    if settings.keep_readable is None:
         limits.append(None)  # where all that is misread would take too much, no image is stored better than others
     for limit in limits:
         choices = [trials.choice(quality, limit) for quality in range(1, trials.qualities + 1)]
@@ -91,7 +93,7 @@ def _spend(trials: Trials, reaching: Sequence[Choice], most_bytes: float) -> Cho
         reaching: A choice at each quality at which misread images alone, or none, can be stored better; lowest first.
         most_bytes: An image.
     """
-    if trials.settings.doubt is None or reaching[-1].limit is None:
+    if not trials.spends_by_doubt or reaching[-1].limit is None:
         return reaching[-1]
     if reaching[-1].quality == trials.qualities:
         return dataclasses.replace(reaching[-1], limit=None)  # nothing is better

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsae import archive as ar
+from tsae.config import SURE
 from tsae.images import encode_lossless
 from tsae.jobs.encoding import MISREAD_ONLY, Doubter, encode_measured, load_reader
 
@@ -36,6 +37,7 @@ class Choice:
         images: Size of the sample.
         most_bytes: The most bytes an image that must be reckoned with, since it is a sample.
         least_psnr_db: The least mean.
+        unsure: How sure the classifier is of the originals, where that is too little to go by.
     """
 
     quality: int
@@ -46,17 +48,21 @@ class Choice:
     images: int
     most_bytes: float
     least_psnr_db: float
+    unsure: float | None = None
 
     def __str__(self) -> str:
         """For people."""
         better = f" and better for the {100 * self.better:.1f} % hardest to read" if self.better else ""
         expected = f"about {self.bytes_per_image:.0f} bytes an image and {self.psnr_db:.1f} dB"
-        return f"quality {self.quality}{better}, {expected} by a sample of {self.images} images"
+        told = f"quality {self.quality}{better}, {expected} by a sample of {self.images} images"
+        if self.unsure is not None:
+            told += f"; one quality for all, as the classifier is only {100 * self.unsure:.0f} % sure of the originals"
+        return told
 
     def settings(self, settings: ar.Settings) -> ar.Settings:
         """Those of a job, with what was chosen; they name the classifier, if one may be asked."""
         doubt = None
-        if settings.doubt is not None and self.limit is not None:
+        if settings.doubt is not None and self.limit is not None and self.unsure is None:
             doubt = dataclasses.replace(settings.doubt, most=self.limit)
         return dataclasses.replace(settings, quality=self.quality, doubt=doubt)
 
@@ -71,6 +77,7 @@ class Trials:
         lossless_bytes: What is stored losslessly whatever the settings, int64 `[Q, N]`; else 0.
         psnrs_db: Of streams, float64 `[Q, N]`.
         doubts: As `Doubter.doubts`, float64 `[Q, N]`; None where no classifier is asked.
+        sure: How sure the classifier is of the originals, mean probability; None likewise.
         whole_bytes: What an image takes losslessly that the settings may ask for, int64 `[N]`; else 0.
         settings: Of the job.
         beside: Bytes an image beside the coded ones.
@@ -82,6 +89,7 @@ class Trials:
     lossless_bytes: NDArray[np.int64]
     psnrs_db: NDArray[np.float64]
     doubts: NDArray[np.float64] | None
+    sure: float | None
     whole_bytes: NDArray[np.int64]
     settings: ar.Settings
     beside: float
@@ -91,6 +99,15 @@ class Trials:
     def qualities(self) -> int:
         """Q."""
         return len(self.codings)
+
+    @property
+    def spends_by_doubt(self) -> bool:
+        """Whether bytes may go to images that the classifier doubts: not where it does not know such images."""
+        return self.settings.doubt is not None and not self._is_unsure
+
+    @property
+    def _is_unsure(self) -> bool:
+        return self.sure is not None and self.sure < SURE
 
     def choice(self, quality: int, limit: float | None) -> Choice:
         """What a base quality and a limit of doubt give; by arithmetic what `encode_chunk` does.
@@ -120,6 +137,7 @@ class Trials:
             images=len(images),
             most_bytes=float(sizes.mean() + reserve * sizes.std()) + self.beside,
             least_psnr_db=float(psnrs_db.mean() - reserve * psnrs_db.std()),
+            unsure=self.sure if self.settings.doubt is not None and self._is_unsure else None,
         )
 
     def _climbed(self, base: int, limit: float | None) -> NDArray[np.intp]:
@@ -173,6 +191,7 @@ def try_qualities(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings
         lossless_bytes=np.array([[len(file or b"") for file in part.lossless] for part in records]),
         psnrs_db=psnrs_db,
         doubts=doubts,
+        sure=None if doubter is None else float(doubter.sure.mean()),
         whole_bytes=np.array([len(encode_lossless(image)) if may_be_whole[row] else 0 for row, image in enumerate(images)]),
         settings=settings,
         beside=beside,

@@ -43,7 +43,13 @@ def codec() -> Codec:
 
 
 class Fading:
-    """Is less sure of an image, the less near it is to the original, and reads something else below so many dB."""
+    """Is less sure of an image, the less near it is to the original, and reads something else below so many dB.
+
+    Attributes:
+        most_sure: It is of nothing surer than that.
+    """
+
+    most_sure = 1.0
 
     def __init__(self, originals: NDArray[np.uint8], floors_db: NDArray[np.float64]) -> None:
         self._originals, self._floors_db = originals, floors_db
@@ -51,7 +57,7 @@ class Fading:
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         near_db = np.stack([psnr_db(np.broadcast_to(original, images.shape), images) for original in self._originals])
         rows, nearest = np.arange(len(images)), near_db.argmax(0)
-        sure = np.where(near_db.max(0) < self._floors_db[nearest], 0.4, np.clip(near_db.max(0) / 60, 0.51, 1))
+        sure = np.where(near_db.max(0) < self._floors_db[nearest], 0.4, np.clip(near_db.max(0) / 60, 0.51, self.most_sure))
         probabilities = np.zeros((len(images), len(self._originals) + 1), np.float32)
         probabilities[rows, nearest] = sure
         probabilities[:, -1] = 1 - sure
@@ -183,3 +189,27 @@ def test_a_psnr_has_one_quality(images: NDArray[np.uint8], codec: Codec, listing
     assert choice == tried(images, codec, settings).choice(choice.quality, MISREAD_ONLY)
     assert choice.settings(settings) == dataclasses.replace(settings, quality=choice.quality)
     assert choose_quality(listing, codec, Target(psnr_db=28), dataclasses.replace(settings, keep_readable=None)).better == 0
+
+
+def test_where_the_classifier_knows_no_such_images_one_quality_serves_all(
+    images: NDArray[np.uint8], codec: Codec, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its doubts say nothing then; what it reads is kept all the same, if it is asked to."""
+    monkeypatch.setattr(Fading, "most_sure", 0.68)
+    monkeypatch.setattr(f"{__name__}._tried", {})
+    wanted = tried(images, codec).choice(3, None).most_bytes + 5
+    choice = choose_quality(listing, codec, Target(bytes_per_image=wanted), SETTINGS)
+    assert (choice.quality, choice.limit, choice.better) == (3, None, 0)
+    assert choice.settings(SETTINGS) == dataclasses.replace(SETTINGS, quality=3, doubt=None)
+    assert str(choice).endswith("; one quality for all, as the classifier is only 68 % sure of the originals")
+    keeps = dataclasses.replace(SETTINGS, keep_readable=SHA256)
+    wanted = tried(images, codec, keeps).choice(3, MISREAD_ONLY).most_bytes + 5
+    choice = choose_quality(listing, codec, Target(bytes_per_image=wanted), keeps)
+    assert (choice.quality, choice.limit) == (3, MISREAD_ONLY)
+    assert choice.settings(keeps) == dataclasses.replace(keeps, quality=3, doubt=None)
+    monkeypatch.setattr(Fading, "most_sure", 0.72)
+    monkeypatch.setattr(f"{__name__}._tried", {})
+    wanted = tried(images, codec).choice(3, MISREAD_ONLY).most_bytes + 5
+    choice = choose_quality(listing, codec, Target(bytes_per_image=wanted), SETTINGS)
+    assert choice.settings(SETTINGS).doubt is not None
+    assert "sure" not in str(choice)

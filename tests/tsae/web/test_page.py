@@ -232,6 +232,7 @@ def test_sorted_by_key(signs_dir: Path, tmp_path: Path, open_page: Any) -> None:
             assert keys_in_order(page) == expected
         page = open_page(f"{url}?sort=key&q=*/a.png", READY.replace("12", "8"))
         count_of(page, "8 of 32 images")
+        page.wait_for_function(READY.replace("12", "8"))  # the count is there a frame before the cells
         assert keys_in_order(page) == [key for key in sorted(keys) if key.endswith("/a.png")]
 
 
