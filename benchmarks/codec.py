@@ -79,7 +79,7 @@ def measure(weights: LearnedWeights, images: NDArray[np.uint8], quality: int) ->
     symbols = coder.quantize(run_network(analysis, to_patches(images), quality).astype(np.int32), quality)
     streams = coder.encode(symbols, quality)
     qualities = [quality] * len(images)
-    latents = coder.dequantize(symbols, qualities).transpose(0, 2, 3, 1)
+    latents = coder.decode_latents(streams, qualities).transpose(0, 2, 3, 1)
     x_hat = from_patches(run_network(synthesis, latents, quality))
     psnrs_db, sizes = psnr_db(images, x_hat), np.array([len(stream) for stream in streams])
     few = slice(0, TIMED_IMAGES)
@@ -95,7 +95,7 @@ def measure(weights: LearnedWeights, images: NDArray[np.uint8], quality: int) ->
         "us": {
             "analysis": microseconds(lambda: run_network(analysis, to_patches(images[few]), quality), timed),
             "entropy encoding": microseconds(lambda: coder.encode(symbols[few], quality), timed),
-            "entropy decoding": microseconds(lambda: coder.decode(streams[few], qualities[few]), timed),
+            "entropy decoding": microseconds(lambda: coder.decode_latents(streams[few], qualities[few]), timed),
             "synthesis": microseconds(lambda: from_patches(run_network(synthesis, latents[few], quality)), timed),
         },
     }

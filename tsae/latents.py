@@ -93,8 +93,7 @@ def stored_latents(
     coder = load_coder()
     if tuple(latent_shape) != coder.latent_shape:
         raise FormatError(f"latent_shape {list(latent_shape)[:4]}, its model has {coder.latent_shape}; restore the manifest")
-    symbols, qualities = decode_symbols(records, coder, channels)
-    return coder.dequantize(symbols, qualities.tolist())
+    return decode_latents(records, coder, channels)[0]
 
 
 def is_entropy_coded(records: Records) -> bool:
@@ -102,10 +101,10 @@ def is_entropy_coded(records: Records) -> bool:
     return bool(len(records)) and bool(np.isin(records.codings, ENTROPY_CODED).any())
 
 
-def decode_symbols(
+def decode_latents(
     records: Records, coder: EntropyCoder, channels: int | None = None
 ) -> tuple[NDArray[np.int16], NDArray[np.intp]]:
-    """Symbols and quality of each record.
+    """Latents, on one scale for all qualities, and quality of each record.
 
     Args:
         records: N of them.
@@ -127,7 +126,7 @@ def decode_symbols(
             f"{coding_of(coder.prior.qualities)}; restore the file or update tsae"
         )
     try:
-        return coder.decode(records.streams, qualities.tolist(), channels), qualities
+        return coder.decode_latents(records.streams, qualities.tolist(), channels), qualities
     except CorruptDataError as error:
         key: Any = records.keys[error.args[1]]
         raise CorruptDataError(f"{shown(key)}: its stream is damaged or of another model; restore the file") from error

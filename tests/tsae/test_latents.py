@@ -18,7 +18,7 @@ from tsae.codec import Codec
 from tsae.entropy.coder import EntropyCoder
 from tsae.errors import CorruptDataError, FormatError, InputError, ModelError
 from tsae.images import resize
-from tsae.latents import coding_of, decode_symbols, is_entropy_coded, load_entropy_coder, stored_latents
+from tsae.latents import coding_of, decode_latents, is_entropy_coded, load_entropy_coder, stored_latents
 from tsae.signs import draw_signs
 from tsae.zoo import read_model_file
 
@@ -55,10 +55,12 @@ def test_codings_and_qualities() -> None:
     assert (ENTROPY_CODED.start, ENTROPY_CODED[-1]) == (2, 33)
 
 
-def test_symbols_and_qualities_come_back(coder: EntropyCoder, symbols: np.ndarray) -> None:
+def test_latents_and_qualities_come_back(coder: EntropyCoder, symbols: np.ndarray) -> None:
     qualities = [1, 8, 3, 3, 5, 2]
-    found, found_qualities = decode_symbols(coded(coder, symbols, qualities), coder)
-    np.testing.assert_array_equal(found, symbols)
+    records = coded(coder, symbols, qualities)
+    np.testing.assert_array_equal(coder.decode(records.streams, qualities), symbols)
+    found, found_qualities = decode_latents(records, coder)
+    np.testing.assert_array_equal(found, coder.decode_latents(records.streams, qualities))
     assert found_qualities.tolist() == qualities
 
 
@@ -129,18 +131,20 @@ def test_a_stream_of_another_length_does_no_harm(coder: EntropyCoder, symbols: n
     records = coded(coder, symbols, [4] * 6)
     records.streams[3] = change(records.streams[3])  # type: ignore[operator]
     try:
-        found, _ = decode_symbols(records, coder)
+        found, _ = decode_latents(records, coder)
     except CorruptDataError as error:
         assert "003.png" in str(error)  # noqa: PT017
     else:
-        assert [i for i in range(6) if i != 3 and (found[i] != symbols[i]).any()] == []
+        expected, _ = decode_latents(coded(coder, symbols, [4] * 6), coder)
+        assert [i for i in range(6) if i != 3 and (found[i] != expected[i]).any()] == []
 
 
 def test_a_stream_of_another_quality_is_noticed_or_other_symbols(coder: EntropyCoder, symbols: np.ndarray) -> None:
     records = coded(coder, symbols, [8] * 6)
+    expected, _ = decode_latents(records, coder)
     records.codings[:] = coding_of(1)
     try:
-        assert (decode_symbols(records, coder)[0] != symbols).any()
+        assert (decode_latents(records, coder)[0] != expected).any()
     except CorruptDataError as error:
         assert ".png" in str(error)  # noqa: PT017
 

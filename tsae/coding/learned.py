@@ -14,7 +14,7 @@ from tsae.config import IMAGE_SIZE_PX
 from tsae.entropy import GRID
 from tsae.entropy.coder import EntropyCoder
 from tsae.images import encode_lossless
-from tsae.latents import coding_of, decode_symbols
+from tsae.latents import coding_of, decode_latents
 
 PATCH_SIDE_PX = IMAGE_SIZE_PX // GRID
 
@@ -148,8 +148,7 @@ class LearnedCoding:
         Raises:
             CorruptDataError: if a coding is unknown or a stream damaged.
         """
-        symbols, qualities = decode_symbols(records, self._coder)
-        return self._coder.dequantize(symbols, qualities.tolist())
+        return decode_latents(records, self._coder)[0]
 
     def decode(self, records: Records) -> NDArray[np.uint8]:
         """Decodes N records to uint8 `[N, 32, 32, 3]`.
@@ -157,11 +156,10 @@ class LearnedCoding:
         Raises:
             CorruptDataError: as `latents`.
         """
-        symbols, qualities = decode_symbols(records, self._coder)
+        latents, qualities = decode_latents(records, self._coder)
         images = np.empty((len(records), IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), np.uint8)
         for part, quality in self._batches(qualities):
-            latents = self._coder.dequantize(symbols[part], [quality] * len(part))
-            images[part] = from_patches(self._run(self._synthesis, latents.transpose(0, 2, 3, 1), quality))
+            images[part] = from_patches(self._run(self._synthesis, latents[part].transpose(0, 2, 3, 1), quality))
         return images
 
     def _run(self, network: FixedPointNetwork, values: NDArray[np.int16], quality: int) -> NDArray[np.float32]:

@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 
 from tsae.entropy.arrays import (
     GRID,
-    LATENT_LIMIT,
     SPARE_BYTES,
-    STEP_SHIFT,
-    STEP_UNITS,
     STREAM_BYTES_A_SYMBOL,
     SYMBOL_LIMIT,
 )
@@ -60,7 +57,7 @@ class EntropyCoder:
         streams = np.empty(symbols.size * STREAM_BYTES_A_SYMBOL + SPARE_BYTES, np.uint8)
         ends = np.zeros(len(symbols) + 1, np.int64)
         rows = np.full(len(symbols), quality - 1)
-        row = self._code(rows, True, symbols.flatten(), streams, ends, self.prior.channels)
+        row = self._code(rows, True, False, symbols.flatten(), streams, ends, self.prior.channels)
         if row < len(symbols):
             raise ValueError(f"image {row} has a symbol beyond +-{SYMBOL_LIMIT}, or one in a channel that is not active")
         return [streams[start:end].tobytes() for start, end in itertools.pairwise(ends.tolist())]
@@ -80,6 +77,21 @@ class EntropyCoder:
             CorruptDataError: if one is no stream of its quality; its `args[1]` is the stream's number.
             ValueError: if there are not so many channels.
         """
+        return self._decode(streams, qualities, channels, dequantizes=False)
+
+    def decode_latents(
+        self, streams: Sequence[bytes], qualities: Sequence[int], channels: int | None = None
+    ) -> NDArray[np.int16]:
+        """The latents that the symbols of streams stand for, on one scale for all qualities; else as `decode`.
+
+        Returns:
+            int16 `[N, C, 8, 8]`, within +-4095.
+        """
+        return self._decode(streams, qualities, channels, dequantizes=True)
+
+    def _decode(
+        self, streams: Sequence[bytes], qualities: Sequence[int], channels: int | None, *, dequantizes: bool
+    ) -> NDArray[np.int16]:
         rows = np.array(qualities, np.int64) - 1
         unknown = np.flatnonzero((rows < 0) | (rows >= self.prior.qualities))
         if len(unknown):
@@ -89,7 +101,7 @@ class EntropyCoder:
         symbols = np.empty(len(streams) * decoded * GRID * GRID, np.int16)
         ends = np.cumsum([0, *map(len, streams)])
         # A copy that can be written to: for numba, what is read-only is another type, and compiled anew.
-        row = self._code(rows, False, symbols, np.frombuffer(bytearray().join(streams), np.uint8), ends, decoded)
+        row = self._code(rows, False, dequantizes, symbols, np.frombuffer(bytearray().join(streams), np.uint8), ends, decoded)
         if row < len(streams):
             raise CorruptDataError(f"stream {row} is no stream of quality {qualities[row]}", row)
         return symbols.reshape(len(streams), decoded, GRID, GRID)[:, :channels]
@@ -107,29 +119,14 @@ class EntropyCoder:
         self,
         rows: NDArray[np.int64],
         encodes: bool,
+        dequantizes: bool,
         symbols: NDArray[np.int16],
         streams: NDArray[np.uint8],
         ends: NDArray[np.int64],
         channels: int,
     ) -> int:
-        return code_images(self._arrays, Workspace.of(self._arrays), rows, encodes, symbols, streams, ends, channels)
-
-    def dequantize(self, symbols: NDArray[np.int16], qualities: Sequence[int]) -> NDArray[np.int16]:
-        """The latents that symbols stand for, on one scale for all qualities.
-
-        Args:
-            symbols: int16 `[N, C, 8, 8]`, of all channels or the first ones.
-            qualities: The quality of each image.
-
-        Returns:
-            int16 `[N, C, 8, 8]`, within +-4095.
-        """
-        steps = self.prior.step[np.asarray(qualities, np.intp) - 1, : symbols.shape[1], None, None]
-        latents = symbols * steps.astype(np.int32, copy=False)  # below 2^30
-        latents += np.int32(STEP_UNITS // 2)
-        latents >>= STEP_SHIFT
-        clipped: NDArray[np.int16] = np.clip(latents, -LATENT_LIMIT, LATENT_LIMIT, out=latents).astype(np.int16)
-        return clipped
+        work = Workspace.of(self._arrays)
+        return code_images(self._arrays, work, rows, encodes, dequantizes, symbols, streams, ends, channels)
 
     def quantize(self, y: NDArray[np.int32], quality: int) -> NDArray[np.int16]:
         """The nearest symbols of latents; 0 where a channel is not active.

@@ -307,6 +307,7 @@ def walk(
     work: Workspace,
     quality: int,
     encodes: bool,
+    dequantizes: bool,
     symbols: NDArray[np.int16],
     start: int,
     streams: NDArray[np.uint8],
@@ -321,6 +322,7 @@ def walk(
         work: Its intervals are filled when encoding.
         quality: Row of the tables by quality.
         encodes: Or else decodes.
+        dequantizes: When decoding, whether to write the latents that symbols stand for in place of them.
         symbols: int16, flat. Read when encoding, written when decoding.
         start: Where the image starts in it, as `[C, 64]`.
         streams: What to decode, uint8; not looked at when encoding.
@@ -374,6 +376,8 @@ def walk(
                     return CORRUPT
                 latent = (symbol * at(prior.step, setting) + STEP_UNITS // 2) >> STEP_SHIFT
                 latent = min(max(latent, -LATENT_LIMIT), LATENT_LIMIT)
+                if dequantizes:
+                    symbols[start + c * GRID * GRID + p] = latent
                 spread(prior, work, c, p, latent, at(prior.magnitude, min(abs(symbol), MAGNITUDES - 1)))
         first += size
     if encodes:
@@ -440,6 +444,7 @@ def code_images(
     work: Workspace,
     qualities: NDArray[np.int64],
     encodes: bool,
+    dequantizes: bool,
     symbols: NDArray[np.int16],
     streams: NDArray[np.uint8],
     ends: NDArray[np.int64],
@@ -452,6 +457,7 @@ def code_images(
         work: Written to.
         qualities: Row of the tables by quality for each image, int64 `[N]`.
         encodes: Or else decodes.
+        dequantizes: When decoding, whether to write the latents that symbols stand for in place of them.
         symbols: int16 `[N, channels, 64]`, flat. Read when encoding, written when decoding.
         streams: The streams one after another, uint8; room for them when encoding.
         ends: Where each stream ends in `streams`, after where the first one starts, int64 `[N + 1]`. Filled when encoding.
@@ -463,7 +469,7 @@ def code_images(
     images = len(qualities)
     for k in range(images):
         start = k * channels * GRID * GRID
-        count = walk(prior, work, qualities[k], encodes, symbols, start, streams, ends[k], ends[k + 1], channels)
+        count = walk(prior, work, qualities[k], encodes, dequantizes, symbols, start, streams, ends[k], ends[k + 1], channels)
         if count == CORRUPT:
             return k
         if encodes:
