@@ -129,8 +129,8 @@ class SignNetwork(nn.Module):
 
 
 def multiplies_bfloat16(device: str) -> bool:
-    """Whether matrices of bfloat16 are multiplied faster than those of float32: on GPUs, and CPUs with AMX."""
-    return device == "cuda" or torch.cpu._is_amx_tile_supported()
+    """Whether matrices of bfloat16 are multiplied faster than those of float32: on GPUs, and CPUs with AVX512_BF16 or AMX."""
+    return device == "cuda" or torch.cpu._is_avx512_bf16_supported()  # CPUs with AMX have it, too
 
 
 def _standardise(x: Tensor) -> Tensor:
