@@ -58,6 +58,11 @@ def seed_synthesis(layers: SeedLayers, device: str) -> Network:
 
 def classifier(layers: ClassifierLayers, device: str) -> Network:
     """Pixels or latents to logits."""
+    return _network(classifier_function(layers, device), device, torch.float32)
+
+
+def classifier_function(layers: ClassifierLayers, device: str) -> Callable[[Tensor], Tensor]:
+    """The same as a function of tensors, for gradients with regard to what it looks at."""
     scale, offset = (torch.from_numpy(values).to(device)[:, None, None] for values in (layers.scale, layers.offset))
     *inner, last = (_move(layer, device) for layer in layers.convolutions)
 
@@ -76,7 +81,7 @@ def classifier(layers: ClassifierLayers, device: str) -> Network:
                 x = functional.max_pool2d(x, 2)
         return functional.conv2d(x, *last)
 
-    return _network(classify, device, torch.float32)
+    return classify
 
 
 def fixed_point(transform: FixedPointTransform, quality: int, device: str) -> Network:

@@ -20,6 +20,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="architecture (default: %(default)s)")
     _add_recipe(parser)
     parser.add_argument("--start", metavar="NAME|FILE", help="model to go on from, such as tsae for signs of your own")
+    parser.add_argument("--readable", action="store_true", help="with --start: count what the sign classifier reads as well")
     parser.add_argument("--rates-only", action="store_true", help="with --start: learn only what differs between qualities")
 
 
@@ -63,7 +64,7 @@ def run_train(args: argparse.Namespace, flags: list[str]) -> int:
     from tsae.training import default_config, train
 
     config = _recipe_of(args, default_config(args.model))
-    config = dataclasses.replace(config, start=args.start, rates_only=args.rates_only)
+    config = dataclasses.replace(config, start=args.start, rates_only=args.rates_only, readable=args.readable)
     facts = train(args.data, args.out, config, resume=args.resume).training
     print(f"{args.out}: validation loss {facts['valid_loss']:.5f} on {facts['valid_images']} images")
     return 0

@@ -24,7 +24,7 @@ from tsae.training.coded import code_some
 from tsae.training.config import TrainConfig
 from tsae.training.jitter import jitter
 from tsae.training.labelled import LabelledSet, load_labelled
-from tsae.training.run import descend, run_recipe
+from tsae.training.run import descend, multiplies_bfloat16, run_recipe
 
 Stage = tuple[int, Then]
 """Channels of a convolution, and what follows it."""
@@ -126,11 +126,6 @@ class SignNetwork(nn.Module):
             layers.append(layer)
         layers.append(Convolution(tensors["last.weight"], tensors["last.bias"]))
         return ClassifierLayers(tensors["scale"], tensors["offset"], layers, self.then, self.side)
-
-
-def multiplies_bfloat16(device: str) -> bool:
-    """Whether matrices of bfloat16 are multiplied faster than those of float32: on GPUs, and CPUs with AVX512_BF16 or AMX."""
-    return device == "cuda" or torch.cpu._is_avx512_bf16_supported()  # CPUs with AMX have it, too
 
 
 def _standardise(x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class TrainConfig:
         device: "cpu" or "cuda".
         start: Name or file of the model to start from; None starts from nothing.
         rates_only: Whether only what differs between qualities is learned, from a model to start from.
+        readable: Whether the loss counts what the packaged classifier reads, and local structure, from a model to start from.
     """
 
     model: str
@@ -34,6 +35,7 @@ class TrainConfig:
     device: str = "cpu"
     start: str | None = None
     rates_only: bool = False
+    readable: bool = False
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -45,6 +47,8 @@ class TrainConfig:
             raise InputError(f"epochs {self.epochs}, batch size {self.batch_size}: both must be at least 1")
         if self.rates_only and self.start is None:
             raise InputError("rates only: needs a model to start from; name one with --start")
+        if self.readable and self.start is None:
+            raise InputError("readable: needs a model to start from; name one with --start")
         if not 0 <= self.seed < SEEDS:
             raise InputError(f"seed {self.seed}: outside 0 to {SEEDS - 1}; choose one within")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):

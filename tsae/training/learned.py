@@ -95,11 +95,14 @@ class LearnedRecipe:
             training: To train on.
 
         Raises:
-            InputError: if this torch has no Muon, or the model to start from is of another architecture.
+            InputError: if this torch has no Muon, the stage is to be readable, or the model to start from is of another
+                architecture.
             ModelError: if the model to start from cannot be read.
         """
         if not hasattr(torch.optim, "Muon"):
             raise InputError(f"torch {torch.__version__}: has no optimiser Muon, which this recipe needs; update torch to 2.9")
+        if config.readable:
+            raise InputError("readable: only the recipe of seed-8x8x8 has such a stage; leave it out")
         self.config = config
         self.network = _start(config, training.images).to(config.device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)

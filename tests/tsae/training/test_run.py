@@ -279,3 +279,30 @@ def test_a_full_disk_is_said_in_a_line(data: Path, tmp_path: Path, monkeypatch: 
 def test_a_missing_folder_for_the_model_is_refused_before_training(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         train(data, tmp_path / "none" / "m.safetensors", CONFIG)
+
+
+# A stage that counts reading
+
+
+def test_a_readable_stage_goes_on_from_a_model(data: Path, trained: Path, tmp_path: Path) -> None:
+    """It lowers its own loss, logs the cross-entropy beside it, and leaves the statistics of batch normalisations."""
+    config = dataclasses.replace(CONFIG, epochs=2, start=str(trained), readable=True)
+    train(data, tmp_path / "a.safetensors", config)
+    train(data, tmp_path / "b.safetensors", config)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    first, last = (json.loads(line) for line in (tmp_path / "a.log.jsonl").read_text().splitlines())
+    assert last["valid_loss"] < first["valid_loss"]
+    assert last["valid_bce"] < last["valid_loss"]
+    before, after = (model_from_bytes(path.read_bytes(), "it") for path in (trained, tmp_path / "a.safetensors"))
+    assert (after.training["readable"], before.training["readable"]) == (True, False)
+    old, new = (model.weights.network for model in (before, after))  # type: ignore[union-attr]
+    changed = {name for name in old if (old[name] != new[name]).any()}
+    assert changed == {name for name in old if "running" not in name and "num_batches" not in name}
+
+
+def test_a_readable_stage_needs_a_model_and_the_recipe_of_the_seed(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="readable: needs a model to start from; name one with --start"):
+        dataclasses.replace(CONFIG, readable=True)
+    config = dataclasses.replace(default_config("tsae"), epochs=1, start="tsae", readable=True)
+    with pytest.raises(InputError, match="readable: only the recipe of seed-8x8x8 has such a stage"):
+        train(data, tmp_path / "m.safetensors", config)
