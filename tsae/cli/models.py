@@ -28,8 +28,9 @@ def add_train_classifier(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `train-classifier`."""
     parser.add_argument(
         "data",
+        nargs="+",
         metavar="DATA|ARCHIVE",
-        help="archive with labels; or images with labels: folder, Parquet file, or folder with train.parquet",
+        help="archives with labels; or images with labels: folder, Parquet file, or folder with train.parquet",
     )
     parser.add_argument(
         "--input",

@@ -23,7 +23,7 @@ from tsae.reader import Archive
 from tsae.training.coded import code_some
 from tsae.training.config import TrainConfig
 from tsae.training.jitter import jitter
-from tsae.training.labelled import LabelledSet, load_labelled
+from tsae.training.labelled import LabelledSet, Source, load_labelled, places_of
 from tsae.training.run import descend, multiplies_bfloat16, run_recipe
 
 Stage = tuple[int, Then]
@@ -251,7 +251,9 @@ def _start_spreading(network: SignNetwork, training: LabelledSet, archive: Archi
 
     No other image is decoded. From random weights, a network took twice as many steps to come as far.
     """
-    rows = np.arange(0, len(training), max(1, len(training) // DECODED))[:DECODED]
+    known = set(archive.keys())
+    rows = np.array([row for row, key in enumerate(training.keys) if key in known])  # of several archives, those of one
+    rows = rows[:: max(1, len(rows) // DECODED)][:DECODED]
     pixels = torch.from_numpy(archive.decode([training.keys[row] for row in rows])).permute(0, 3, 1, 2).double()
     x = torch.from_numpy(training.images[rows]).double() * network.scale[:, None, None] + network.offset[:, None, None]
     seen = functional.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)
@@ -271,7 +273,7 @@ def default_classifier_config(kind: Input) -> TrainConfig:
 
 
 def train_classifier(
-    data: str | Path, out: str | Path, config: TrainConfig, kind: Input = "pixels", *, resume: bool = False
+    data: Source, out: str | Path, config: TrainConfig, kind: Input = "pixels", *, resume: bool = False
 ) -> ClassifierWeights:
     """Trains a classifier and writes it; see `tsae.training.run.run_recipe`.
 
@@ -290,5 +292,5 @@ def train_classifier(
         ModelError: if there is an unusable resume file.
     """
     load = functools.partial(load_labelled, data, kind)
-    written = run_recipe(data, load, out, config, functools.partial(ClassifierRecipe, kind), resume=resume)
+    written = run_recipe(places_of(data)[0], load, out, config, functools.partial(ClassifierRecipe, kind), resume=resume)
     return classifier_from_bytes(written, str(out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ class LabelledSet(ImageSet):
         images: uint8 `[N, 32, 32, 3]`; or integers `[N, C, 8, 8]`.
         labels: Numbers of classes, int64 `[N]`.
         classes: Labels in the order of these numbers.
-        archive: For latents, where they are from.
+        archive: For latents, where they are from; of several archives, the first.
     """
 
     labels: NDArray[np.int64]
@@ -55,30 +56,61 @@ class LabelledSet(ImageSet):
         return dataclasses.replace(super().take(chosen), labels=self.labels[chosen])
 
 
-def load_labelled(data: str | Path, kind: Input) -> LabelledSet:
+Source = str | Path | Sequence[str | Path]
+"""A place of images, or several archives."""
+
+
+def places_of(data: Source) -> list[Path]:
+    """The one place, or all of them."""
+    return [Path(place) for place in ([data] if isinstance(data, str | Path) else data)]
+
+
+def load_labelled(data: Source, kind: Input) -> LabelledSet:
     """Reads all images of `data` that have a label.
 
     Args:
-        data: An archive; or, for pixels, what `load_images` reads: a folder, whose labels are those that `tsae compress` would
-            find (`labels.csv`, GTSRB's own tables, names of folders), or a Parquet file with a column `label`.
+        data: An archive, or several of one model, such as of several qualities; or, for pixels, what `load_images` reads: a
+            folder, whose labels are those that `tsae compress` would find (`labels.csv`, GTSRB's own tables, names of
+            folders), or a Parquet file with a column `label`.
         kind: Whether an archive's images are decoded, or taken as the integers that are stored, of their first 16 channels.
 
     Returns:
-        The images in order of their keys; those of an archive in its own.
+        The images in order of their keys; those of an archive in its own, those of several one archive after the other.
 
     Raises:
-        InputError: if there is nothing to read, no label, or only one class; or if latents are to be read from image files.
-        TsaeError: if an image or the archive is damaged.
+        InputError: if there is nothing to read, no label, or only one class; if latents are to be read from image files; or if
+            several places are not archives of one model.
+        TsaeError: if an image or an archive is damaged.
     """
-    is_archive = (Path(data) / MANIFEST_FILE).is_file()
-    if kind == "latents" and not is_archive:
-        raise InputError(f"{data}: is no archive, and only archives hold latents; make one with tsae compress")
-    found = _from_archive(str(data), kind) if is_archive else _from_files(Path(data))
+    places = places_of(data)
+    for place in places:
+        if not (place / MANIFEST_FILE).is_file() and (kind == "latents" or len(places) > 1):
+            why = "only archives hold latents" if kind == "latents" else "only archives can be given several at once"
+            raise InputError(f"{place}: is no archive, and {why}; make one with tsae compress")
+    found = _together([_load(place, kind) for place in places], places)
     if len(found.classes) < 2:
         raise InputError(
-            f"{data}: images of {len(found.classes)} classes; give them labels, in a labels.csv (path,label) beside them"
+            f"{places[0]}: images of {len(found.classes)} classes; give them labels, in a labels.csv (path,label) beside them"
         )
     return found
+
+
+def _load(place: Path, kind: Input) -> LabelledSet:
+    return _from_archive(str(place), kind) if (place / MANIFEST_FILE).is_file() else _from_files(place)
+
+
+def _together(parts: list[LabelledSet], places: list[Path]) -> LabelledSet:
+    """All images of several archives."""
+    if len(parts) == 1:
+        return parts[0]
+    models = [part.archive and part.archive.manifest.model_sha256 for part in parts]
+    for place, model in zip(places, models, strict=True):
+        if model != models[0]:
+            raise InputError(f"{place}: holds latents of another model than {places[0]}; give archives of one model")
+    labels = pa.chunked_array([pa.array(np.array(part.classes, object)[part.labels], pa.string()) for part in parts])
+    classes, numbers = number_labels(labels, None)
+    images = np.concatenate([part.images for part in parts])
+    return LabelledSet([key for part in parts for key in part.keys], images, numbers, tuple(classes), parts[0].archive)
 
 
 def _from_archive(path: str, kind: Input) -> LabelledSet:

@@ -185,6 +185,17 @@ def test_entropy_coded_latents_have_a_network_of_their_own(signs: Path, tmp_path
         np.testing.assert_array_equal(found, classifier.probabilities(archive.latents(keys)))
 
 
+def test_latents_of_several_archives(signs: Path, tmp_path: Path) -> None:
+    """The first layer starts from images of the first one, whatever their order."""
+    for quality in (3, 6):
+        assert main(["compress", str(signs), str(tmp_path / f"a{quality}"), "--quality", str(quality)]) == 0
+    out = tmp_path / "m.safetensors"
+    flags = ["--input", "latents", "--epochs", "1", "--batch-size", "16", "--device", "cpu", "--out", str(out)]
+    assert main(["train-classifier", str(tmp_path / "a3"), str(tmp_path / "a6"), *flags]) == 0
+    facts = load_classifier(str(out)).training
+    assert facts["train_images"] + facts["valid_images"] == 120
+
+
 def test_latents_of_files_are_refused_before_anything_is_written(signs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no archive"):
         train_classifier(signs, tmp_path / "m.safetensors", config("latents"), "latents")

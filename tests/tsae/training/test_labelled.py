@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tsae.classifier import Input
 from tsae.cli import main
 from tsae.errors import InputError
 from tsae.reader import open_archive
@@ -97,3 +98,48 @@ def test_tracks_to_validate_may_be_listed_beside_an_archive(tmp_path: Path) -> N
     _, valid = split_images(found, tmp_path / "archive")
     assert {key[7:] for key in valid.keys} == {"00000/00000_00000_00000.png", "00001/00001_00001_00000.png"}
     assert len(valid) == 4
+
+
+# Several archives
+
+
+@pytest.fixture(scope="module")
+def several(signs: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two halves of the folders at two qualities, one of which has a class that the other lacks, and one of another model."""
+    folder = tmp_path_factory.mktemp("several")
+    folders = sorted(path for path in signs.iterdir() if path.is_dir())
+    found = []
+    for name, chosen, flag in (
+        ("low", folders[:-1], "--quality=3"),
+        ("high", folders[1:], "--quality=7"),
+        ("seed", folders, "--model=seed-8x8x8"),
+    ):
+        for path in (image for label in chosen for image in label.glob("*.png")):
+            copy = folder / f"in-{name}" / path.parent.name / path.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+        assert main(["compress", str(folder / f"in-{name}"), str(folder / name), flag]) == 0
+        found.append(str(folder / name))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["pixels", "latents"])
+def test_several_archives_follow_each_other(several: list[str], kind: Input) -> None:
+    parts, found = [load_labelled(path, kind) for path in several[:2]], load_labelled(several[:2], kind)
+    assert found.keys == parts[0].keys + parts[1].keys
+    np.testing.assert_array_equal(found.images, np.concatenate([part.images for part in parts]))
+    assert found.classes == tuple(sorted({*parts[0].classes, *parts[1].classes}))
+    assert parts[0].classes != found.classes != parts[1].classes
+    expected = [part.classes[number] for part in parts for number in part.labels]
+    assert [found.classes[number] for number in found.labels] == expected
+    assert (found.archive is None) == (kind == "pixels")
+
+
+def test_several_archives_must_be_of_one_model_for_latents_only(several: list[str], signs: Path) -> None:
+    with pytest.raises(InputError, match=r"seed: holds latents of another model than .*low; give archives of one model"):
+        load_labelled([several[0], several[2]], "latents")
+    assert len(load_labelled([several[0], several[2]], "pixels")) == sum(
+        len(load_labelled(several[i], "pixels")) for i in (0, 2)
+    )
+    with pytest.raises(InputError, match=r"is no archive, and only archives can be given several at once"):
+        load_labelled([several[0], signs], "pixels")
