@@ -54,7 +54,7 @@ CODECS = {"seed": ("--model", "seed-8x8x8"), "tsae": ("--model", "tsae")}
 """Archives by name, and how they are made; `tsae` at its default quality."""
 
 LEARNED_FROM = {"seed": [()], "tsae": [("--quality", "5"), ("--quality", "6"), ("--quality", "7")]}
-"""Flags, by turns, of the archives of copies that classifiers of latents learn from: those of `tsae` are to know all qualities."""
+"""Flags, by turns, of the archives of copies that those of latents learn from; that of `tsae` is to know all qualities."""
 
 PACKAGED = {"pixels": "signs-43", "seed": "signs-43-seed", "tsae": "signs-43-tsae"}
 
