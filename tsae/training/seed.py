@@ -30,7 +30,7 @@ QUANTIZER_IMAGES = 8192
 most; what storing in 8 bits costs, 0.02 dB, leaves nothing to win there."""
 
 
-READING, STRUCTURE = 0.02, 0.03
+READING, STRUCTURE = 0.1, 0.1
 """What the losses of `tsae.training.readable` count beside the cross-entropy, most of whose 0.45 is its floor."""
 
 JITTERED = 0.75
