@@ -38,7 +38,7 @@ ZOO = {
     ),
     "seed-8x8x8": ZooEntry(
         "seed-8x8x8.safetensors",
-        "290e7f15eb2d409cb6c64706a97c36d786f0d1dbf1b46c09bc88df914a886d6d",
+        "c2a8374e85868286499b4f6e496ea9cea2c9a64b6f38691e30bc18b9b213a189",
         "seed-8x8x8.md",
     ),
     "signs-43": ZooEntry(
@@ -55,7 +55,7 @@ ZOO = {
     ),
     "signs-43-tsae": ZooEntry(
         "signs-43-tsae.safetensors",
-        "bf9c3ceff2bc15c108837b19f76d47787fd47a444175f912aab9dc90e4312675",
+        "af12cab042e88ec7bc636d4194eaad3388bc7521770bfd9daeb6357915579204",
         "signs-43-tsae.md",
         "classifier",
     ),

@@ -20,7 +20,9 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="architecture (default: %(default)s)")
     _add_recipe(parser)
     parser.add_argument("--start", metavar="NAME|FILE", help="model to go on from, such as tsae for signs of your own")
-    parser.add_argument("--readable", action="store_true", help="with --start: count what the sign classifier reads as well")
+    parser.add_argument(
+        "--readable", type=float, default=0.0, metavar="WEIGHT", help="with --start: count what the sign classifier reads, too"
+    )
     parser.add_argument("--rates-only", action="store_true", help="with --start: learn only what differs between qualities")
 
 

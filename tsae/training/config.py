@@ -24,7 +24,8 @@ class TrainConfig:
         device: "cpu" or "cuda".
         start: Name or file of the model to start from; None starts from nothing.
         rates_only: Whether only what differs between qualities is learned, from a model to start from.
-        readable: Whether the loss counts what the packaged classifier reads, and local structure, from a model to start from.
+        readable: What the packaged classifier's readings count in the loss, beside local structure, from a model to start
+            from; 0 is a stage without either.
     """
 
     model: str
@@ -35,7 +36,7 @@ class TrainConfig:
     device: str = "cpu"
     start: str | None = None
     rates_only: bool = False
-    readable: bool = False
+    readable: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -49,6 +50,8 @@ class TrainConfig:
             raise InputError("rates only: needs a model to start from; name one with --start")
         if self.readable and self.start is None:
             raise InputError("readable: needs a model to start from; name one with --start")
+        if not (math.isfinite(self.readable) and self.readable >= 0):
+            raise InputError(f"readable {self.readable}: not a weight of 0 or more; choose one, such as 0.1")
         if not 0 <= self.seed < SEEDS:
             raise InputError(f"seed {self.seed}: outside 0 to {SEEDS - 1}; choose one within")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):

@@ -30,8 +30,8 @@ QUANTIZER_IMAGES = 8192
 most; what storing in 8 bits costs, 0.02 dB, leaves nothing to win there."""
 
 
-READING, STRUCTURE = 0.1, 0.1
-"""What the losses of `tsae.training.readable` count beside the cross-entropy, most of whose 0.45 is its floor."""
+STRUCTURE = 0.1
+"""What the structural loss of a readable stage counts beside the cross-entropy, most of whose 0.45 is its floor."""
 
 JITTERED = 0.75
 """Share of each batch that is jittered in a readable stage: signs of poor light are few, and what a classifier learned by heart
@@ -63,7 +63,7 @@ class SeedRecipe:
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)]
         self._warm_steps = -(-len(training) // config.batch_size)
         self._reading = ReadingLoss(config.device) if config.readable else None
-        self._has_bfloat16 = config.readable and multiplies_bfloat16(config.device)
+        self._has_bfloat16 = config.readable > 0 and multiplies_bfloat16(config.device)
 
     def modules(self) -> dict[str, nn.Module]:
         """What a killed run goes on with, beside the optimiser."""
@@ -94,7 +94,7 @@ class SeedRecipe:
         if self._reading is None:
             return loss
         x_hat = torch.sigmoid(logits)
-        return loss + READING * self._reading(x, x_hat) + STRUCTURE * structural_loss(x, x_hat)
+        return loss + self.config.readable * self._reading(x, x_hat) + STRUCTURE * structural_loss(x, x_hat)
 
     def _rate(self, number: int, steps: int) -> float:
         highest, warm = self.config.learning_rate, self._warm_steps

@@ -286,7 +286,7 @@ def test_a_missing_folder_for_the_model_is_refused_before_training(data: Path, t
 
 def test_a_readable_stage_goes_on_from_a_model(data: Path, trained: Path, tmp_path: Path) -> None:
     """It lowers its own loss, logs the cross-entropy beside it, and leaves the statistics of batch normalisations."""
-    config = dataclasses.replace(CONFIG, epochs=2, start=str(trained), readable=True)
+    config = dataclasses.replace(CONFIG, epochs=2, start=str(trained), readable=0.1)
     train(data, tmp_path / "a.safetensors", config)
     train(data, tmp_path / "b.safetensors", config)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -294,7 +294,7 @@ def test_a_readable_stage_goes_on_from_a_model(data: Path, trained: Path, tmp_pa
     assert last["valid_loss"] < first["valid_loss"]
     assert last["valid_bce"] < last["valid_loss"]
     before, after = (model_from_bytes(path.read_bytes(), "it") for path in (trained, tmp_path / "a.safetensors"))
-    assert (after.training["readable"], before.training["readable"]) == (True, False)
+    assert (after.training["readable"], before.training["readable"]) == (0.1, 0)
     old, new = (model.weights.network for model in (before, after))  # type: ignore[union-attr]
     changed = {name for name in old if (old[name] != new[name]).any()}
     assert changed == {name for name in old if "running" not in name and "num_batches" not in name}
@@ -302,7 +302,10 @@ def test_a_readable_stage_goes_on_from_a_model(data: Path, trained: Path, tmp_pa
 
 def test_a_readable_stage_needs_a_model_and_the_recipe_of_the_seed(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="readable: needs a model to start from; name one with --start"):
-        dataclasses.replace(CONFIG, readable=True)
-    config = dataclasses.replace(default_config("tsae"), epochs=1, start="tsae", readable=True)
+        dataclasses.replace(CONFIG, readable=0.1)
+    for weight in (-1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="not a weight of 0 or more"):
+            dataclasses.replace(CONFIG, start="seed-8x8x8", readable=weight)
+    config = dataclasses.replace(default_config("tsae"), epochs=1, start="tsae", readable=0.1)
     with pytest.raises(InputError, match="readable: only the recipe of seed-8x8x8 has such a stage"):
         train(data, tmp_path / "m.safetensors", config)
