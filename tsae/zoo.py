@@ -49,7 +49,7 @@ ZOO = {
     ),
     "signs-43-seed": ZooEntry(
         "signs-43-seed.safetensors",
-        "de8faedd34f6e3655f6ee207f88e2f33d64d4f161e10ab7c98cf3bd41c37e714",
+        "31d3e98522a93a9f5f359bab342f79acf93a1c51ca464f21b29392f50573f3ba",
         "signs-43-seed.md",
         "classifier",
     ),
