@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tsae.checkpoint import model_from_bytes
+from tsae.cli import main
 from tsae.errors import InputError, ModelError
 from tsae.training import RECIPES, TrainConfig, default_config, train
 from tsae.zoo import names
@@ -298,6 +299,13 @@ def test_a_readable_stage_goes_on_from_a_model(data: Path, trained: Path, tmp_pa
     old, new = (model.weights.network for model in (before, after))  # type: ignore[union-attr]
     changed = {name for name in old if (old[name] != new[name]).any()}
     assert changed == {name for name in old if "running" not in name and "num_batches" not in name}
+
+
+def test_a_readable_stage_by_the_command_line(data: Path, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    flags = ["--model", "seed-8x8x8", "--start", str(trained), "--readable", "0.25", "--epochs", "1", "--device", "cpu"]
+    assert main(["train", str(data), "--out", str(out), *flags]) == 0
+    assert model_from_bytes(out.read_bytes(), "it").training["readable"] == 0.25
 
 
 def test_a_readable_stage_needs_a_model_and_the_recipe_of_the_seed(data: Path, tmp_path: Path) -> None:
