@@ -56,7 +56,7 @@ class Choice:
         expected = f"about {self.bytes_per_image:.0f} bytes an image and {self.psnr_db:.1f} dB"
         told = f"quality {self.quality}{better}, {expected} by a sample of {self.images} images"
         if self.unsure is not None:
-            told += f"; one quality for all, as the classifier is only {100 * self.unsure:.0f} % sure of the originals"
+            told += f"; the classifier's doubts do not count, as it is only {100 * self.unsure:.0f} % sure of the originals"
         return told
 
     def settings(self, settings: ar.Settings) -> ar.Settings:

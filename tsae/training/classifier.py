@@ -252,7 +252,11 @@ def _start_spreading(network: SignNetwork, training: LabelledSet, archive: Archi
     No other image is decoded. From random weights, a network took twice as many steps to come as far.
     """
     known = set(archive.keys())
-    rows = np.array([row for row, key in enumerate(training.keys) if key in known])  # of several archives, those of one
+    rows = np.array(
+        [row for row, key in enumerate(training.keys) if key in known], np.intp
+    )  # of several archives, those of one
+    if not len(rows):  # all of it validates: the layer starts from random weights
+        return
     rows = rows[:: max(1, len(rows) // DECODED)][:DECODED]
     pixels = torch.from_numpy(archive.decode([training.keys[row] for row in rows])).permute(0, 3, 1, 2).double()
     x = torch.from_numpy(training.images[rows]).double() * network.scale[:, None, None] + network.offset[:, None, None]

@@ -201,7 +201,7 @@ def test_where_the_classifier_knows_no_such_images_one_quality_serves_all(
     choice = choose_quality(listing, codec, Target(bytes_per_image=wanted), SETTINGS)
     assert (choice.quality, choice.limit, choice.better) == (3, None, 0)
     assert choice.settings(SETTINGS) == dataclasses.replace(SETTINGS, quality=3, doubt=None)
-    assert str(choice).endswith("; one quality for all, as the classifier is only 68 % sure of the originals")
+    assert str(choice).endswith("; the classifier's doubts do not count, as it is only 68 % sure of the originals")
     keeps = dataclasses.replace(SETTINGS, keep_readable=SHA256)
     wanted = tried(images, codec, keeps).choice(3, MISREAD_ONLY).most_bytes + 5
     choice = choose_quality(listing, codec, Target(bytes_per_image=wanted), keeps)

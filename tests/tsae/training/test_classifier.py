@@ -196,6 +196,19 @@ def test_latents_of_several_archives(signs: Path, tmp_path: Path) -> None:
     assert facts["train_images"] + facts["valid_images"] == 120
 
 
+def test_the_first_of_several_archives_may_have_validation_images_only(signs: Path, tmp_path: Path) -> None:
+    images = sorted(signs.rglob("*.png"))
+    for name, tracks in (("a", (0,)), ("b", (1, 2, 3, 4))):
+        for number, image in enumerate(images[:40]):
+            path = tmp_path / f"in-{name}/{number % 2:05d}/{tracks[number % len(tracks)]:05d}_{number:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image.read_bytes())
+        assert main(["compress", str(tmp_path / f"in-{name}"), str(tmp_path / name), "--model", "seed-8x8x8"]) == 0
+    (tmp_path / "valid_tracks.json").write_text("[0, 1000]")
+    found = train_classifier([tmp_path / "a", tmp_path / "b"], tmp_path / "m.safetensors", config("latents"), "latents")
+    assert (found.training["train_images"], found.training["valid_images"]) == (40, 40)
+
+
 def test_latents_of_files_are_refused_before_anything_is_written(signs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no archive"):
         train_classifier(signs, tmp_path / "m.safetensors", config("latents"), "latents")
