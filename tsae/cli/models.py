@@ -41,6 +41,7 @@ def add_train_classifier(parser: argparse.ArgumentParser) -> None:
         help="pixels, which of an archive are decoded, or latents as an archive stores them (default: pixels)",
     )
     _add_recipe(parser)
+    parser.add_argument("--start", metavar="NAME|FILE", help="classifier to go on from, such as signs-43 for signs of your own")
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +80,8 @@ def run_train_classifier(args: argparse.Namespace, flags: list[str]) -> int:
 
     from tsae.training import default_classifier_config, train_classifier
 
-    config = dataclasses.replace(_recipe_of(args, default_classifier_config(args.input)), model=Path(args.out).stem)
+    config = _recipe_of(args, default_classifier_config(args.input))
+    config = dataclasses.replace(config, model=Path(args.out).stem, start=args.start)
     facts = train_classifier(args.data, args.out, config, args.input, resume=args.resume).training
     print(
         f"{args.out}: {100 * facts['valid_accuracy']:.2f} % of {facts['valid_images']} validation images are classified rightly"

@@ -1,9 +1,9 @@
 """Training of the models: seeded, resumable, logged.
 
 `images.py` owns reading and splitting training images, `labelled.py` those with labels; `run.py` what every run has in common;
-`seed.py` and `learned.py` the recipes of the codecs, `classifier.py` that of classifiers; `variable_rate.py` the network that
-`learned.py` trains, and `export.py` how it becomes integers; `readable.py` what `seed.py` counts beside grey levels;
-`augment.py`, `jitter.py` and `coded.py` what is done to images meanwhile.
+`seed.py` and `learned.py` the recipes of the codecs, `classifier.py` that of classifiers (`sign_network.py`: their network);
+`variable_rate.py` the network that `learned.py` trains, and `export.py` how it becomes integers; `readable.py` what `seed.py`
+counts beside grey levels; `augment.py`, `jitter.py` and `coded.py` what is done to images meanwhile.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,13 @@ from tsae.images import resize
 from tsae.reader import open_archive
 from tsae.signs.faces import paint_face
 from tsae.training import default_classifier_config, train_classifier
-from tsae.training.classifier import ClassifierRecipe, SignNetwork
+from tsae.training.classifier import ClassifierRecipe
 from tsae.training.images import split_images
 from tsae.training.labelled import LabelledSet, load_labelled
+from tsae.training.sign_network import SignNetwork
 
 training = importlib.import_module("tsae.training.classifier")
+networks = importlib.import_module("tsae.training.sign_network")
 running = importlib.import_module("tsae.training.run")
 
 TINY = {
@@ -37,7 +40,7 @@ KINDS = ("pixels", "latents")
 @pytest.fixture(scope="module", autouse=True)
 def tiny() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "STAGES", TINY)
+        patch.setattr(networks, "STAGES", TINY)
         patch.setattr(training, "WARM_STEPS", 4)
         yield
 
@@ -49,7 +52,7 @@ def archive(signs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def config(kind: str, **changes: int) -> training.TrainConfig:
+def config(kind: str, **changes: Any) -> training.TrainConfig:
     return dataclasses.replace(default_classifier_config(kind), epochs=2, batch_size=16, seed=4, **changes)
 
 
@@ -115,7 +118,8 @@ def test_latents_are_bound_to_their_model(kind: str, data: Path, trained: Path) 
     assert load_classifier(str(trained)).latents_of == expected
 
 
-def test_the_folded_network_is_the_network(kind: str) -> None:
+def random_network(kind: str) -> tuple[SignNetwork, torch.Tensor]:
+    """One whose normalisations do something, and what it may look at."""
     torch.manual_seed(0)
     channels = 3 if kind == "pixels" else 5
     network = SignNetwork(kind, TINY[kind], torch.full((channels,), 0.02), torch.full((channels,), -1.0), 4)
@@ -123,16 +127,75 @@ def test_the_folded_network_is_the_network(kind: str) -> None:
         torch.nn.init.normal_(norm.running_mean, 0.3, 0.5)
         torch.nn.init.uniform_(norm.running_var, 0.1, 3.0)
         torch.nn.init.uniform_(norm.weight, -1.5, 1.5)
-    random = np.random.default_rng(0)
-    shape = (6, 32, 32, 3) if kind == "pixels" else (6, 5, 8, 8)
-    values = random.integers(0, 100, shape).astype(np.uint8 if kind == "pixels" else np.int16)
+    return network, torch.randint(0, 100, (6, channels, network.side, network.side))
+
+
+def test_the_folded_network_is_the_network(kind: str) -> None:
+    network, x = random_network(kind)
     weights = training.ClassifierWeights("it", kind, tuple("abcd"), network.layers(), None)
-    x = torch.from_numpy(values).permute(0, 3, 1, 2) if kind == "pixels" else torch.from_numpy(values)
+    values = x.permute(0, 2, 3, 1).numpy().astype(np.uint8) if kind == "pixels" else x.numpy().astype(np.int16)
     with torch.inference_mode():
         expected = torch.softmax(network.eval()(x), 1).numpy()
     np.testing.assert_allclose(SignClassifier(weights, "").probabilities(values), expected, atol=1e-5)
     reread = SignClassifier(classifier_from_bytes(weights.to_bytes(), "it"), "")
     np.testing.assert_allclose(reread.probabilities(values), expected, atol=5e-3)
+
+
+def test_a_later_stage_starts_as_what_it_starts_from(kind: str, data: Path, trained: Path) -> None:
+    learned, _ = split_images(load_labelled(data, kind), data)
+    recipe = ClassifierRecipe(kind, config(kind, start=str(trained)), learned)
+    x = torch.from_numpy(learned.images)
+    x = x.permute(0, 3, 1, 2) if kind == "pixels" else x
+    with torch.inference_mode():
+        found = torch.softmax(recipe.network.eval()(x), 1).numpy()
+    np.testing.assert_allclose(found, load_classifier(str(trained)).probabilities(learned.images), atol=1e-4)
+
+
+def test_restored_normalisations_have_the_statistics_of_the_sample(kind: str) -> None:
+    """So the first step of training, which normalises by those of its batch, sees what inference sees."""
+    network, values = random_network(kind)
+    restored = SignNetwork(kind, TINY[kind], network.scale, network.offset, 4)
+    restored.restore(network.layers(), values)
+    restored.last.load_state_dict(network.last.state_dict())
+    restored.dropped = (0.0, 0.0)
+    with torch.inference_mode():
+        expected = network.eval()(values)
+        torch.testing.assert_close(restored.eval()(values), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(restored.train()(values), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_command_goes_on_from_a_classifier(kind: str, data: Path, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    flags = ["--input", kind, "--start", str(trained), "--epochs", "1", "--batch-size", "16", "--device", "cpu"]
+    assert main(["train-classifier", str(data), *flags, "--learning-rate", "1e-9", "--out", str(out)]) == 0
+    first, later = load_classifier(str(trained)), load_classifier(str(out))
+    assert (later.training["start"], later.latents_of) == (str(trained), first.latents_of)
+    images = load_labelled(data, kind).images
+    np.testing.assert_allclose(later.probabilities(images), first.probabilities(images), atol=0.1)
+
+
+def test_a_later_stage_may_learn_other_classes(kind: str, data: Path, trained: Path) -> None:
+    """All layers but the last are kept."""
+    learned = load_labelled(data, kind)
+    two = learned.take(learned.labels < 2)
+    recipe = ClassifierRecipe(kind, config(kind, start=str(trained)), dataclasses.replace(two, classes=two.classes[:2]))
+    kept = classifier_from_bytes(trained.read_bytes(), "").layers.convolutions
+    assert recipe.network.last.weight.shape[0] == 2
+    for convolution, layer in zip(recipe.network.convolutions, kept, strict=False):
+        np.testing.assert_array_equal(convolution.weight.detach().numpy(), layer.weight)
+
+
+def test_a_later_stage_of_other_input_is_refused(archive: Path, signs: Path, tmp_path: Path) -> None:
+    assert main(["compress", str(signs), str(tmp_path / "a"), "--quality", "3"]) == 0
+    for kind, data, start, message in (
+        ("latents", archive, "signs-43", "start signs-43: looks at pixels; give --input pixels, or name one of latents"),
+        ("pixels", archive, "signs-43-seed", "start signs-43-seed: looks at latents; give --input latents"),
+        ("latents", tmp_path / "a", "signs-43-seed", "start signs-43-seed: knows latents of another model than the archive's"),
+    ):
+        with pytest.raises(InputError) as caught:
+            train_classifier(data, tmp_path / "m.safetensors", config(kind, start=start), kind)
+        assert str(caught.value).startswith(message)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def faces(label: str, count: int) -> list[np.ndarray]:
