@@ -22,7 +22,7 @@ from tsae.errors import InputError
 from tsae.inputs import Listing, list_inputs
 from tsae.jobs import stream
 from tsae.jobs.compress import check_model, commit_archive, compress_task, finish
-from tsae.jobs.encoding import MISREAD_ONLY, NONE_KEPT, Kept
+from tsae.jobs.encoding import MISREAD_ONLY, NONE_KEPT, Classify, Kept
 from tsae.jobs.job_folder import CompressJob, check_committed, count_images, is_committed
 from tsae.jobs.plan import cut, find_state, plan, resume
 from tsae.jobs.run_report import Launch
@@ -101,6 +101,7 @@ class Request:
         flags: Beam flags; without any, the local engine does the work.
         archive: Where the archive is, or will be.
         model_file: The whole model file.
+        classifier_file: That of the classifier that may be asked, if one may be.
         settings: What later runs must have in common with it, the root excepted.
         stages: Seconds of the stages so far.
     """
@@ -109,8 +110,14 @@ class Request:
     flags: Sequence[str]
     archive: ar.Folder
     model_file: bytes
+    classifier_file: bytes | None
     settings: ar.Settings
     stages: _Stages
+
+    @property
+    def classifier_sha256(self) -> str | None:
+        """Which classifier says what can be read: records depend on it."""
+        return None if self.classifier_file is None else ar.digest(self.classifier_file)
 
 
 def prepare(options: CompressOptions, flags: Sequence[str] = ()) -> Request:
@@ -124,7 +131,31 @@ def prepare(options: CompressOptions, flags: Sequence[str] = ()) -> Request:
     _check_options(options)
     archive = ar.Folder(paths.absolute(options.archive))
     model_file = read_model_file(options.model)
-    return Request(options, flags, archive, model_file, _settings(options, read_model_facts(model_file, options.model)), stages)
+    classifier_file = _read_classifier(options)
+    settings = _settings(options, read_model_facts(model_file, options.model))
+    if options.keep_readable and classifier_file is not None:
+        settings = dataclasses.replace(settings, keep_readable=ar.digest(classifier_file))
+    return Request(options, flags, archive, model_file, classifier_file, settings, stages)
+
+
+def _read_classifier(options: CompressOptions) -> bytes | None:
+    """The file of the classifier that may be asked.
+
+    Raises:
+        TsaeError: if it cannot be used, or nothing would ask it.
+    """
+    if not (options.keep_readable or (options.target_bytes is not None and options.verify)):
+        if options.classifier is not None:
+            remedy = "add --keep-readable or --target-bytes (without --no-verify), or leave it out"
+            raise InputError(f"--classifier {options.classifier}: nothing would ask it; {remedy}")
+        return None
+    data = read_model_file(options.classifier or DEFAULT_CLASSIFIER)
+    if options.classifier is not None:
+        from tsae.classifier import classifier_from_bytes
+
+        if (found := classifier_from_bytes(data, options.classifier).input) != "pixels":
+            raise InputError(f"--classifier {options.classifier}: looks at {found}; name one that looks at pixels")
+    return data
 
 
 def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
@@ -197,7 +228,10 @@ def compress_listing(request: Request, listing: Listing, base: bytes | None) -> 
     with start_workers(request, sum(len(task.rows) for task in tasks), len(tasks)) as workers:
         workers.call_each(check_model, request.model_file, options.model, options.device)
         is_update = changes is not None
-        job = plan(listing, tasks, request.archive, request.model_file, settings, base, is_update, failures, options.device)
+        model, classifier = request.model_file, request.classifier_file
+        job = plan(
+            listing, tasks, request.archive, model, settings, base, is_update, failures, options.device, classifier=classifier
+        )
         return _run_job(job, changes, request, workers)
 
 
@@ -214,7 +248,7 @@ def open_state(request: Request, settings: ar.Settings, base: bytes) -> ar.Archi
     """
     files = ar.ArchiveFiles(request.archive.path, base)
     check_writable(files)
-    check_settings(files.manifest, _keep_aim(settings, files.manifest.settings), ar.digest(request.model_file))
+    check_settings(files.manifest, _keep_aim(settings, files.manifest.settings, request), ar.digest(request.model_file))
     return files
 
 
@@ -238,13 +272,7 @@ def _settings(options: CompressOptions, model: ModelFacts) -> ar.Settings:
     if target and not model.qualities:
         raise InputError(f"target of {target}: model {model.name} has no qualities to choose from; leave it out, or use tsae")
     quality = None if target else check_quality(options.quality, model.qualities, model.name)
-    aim, classifier = str(target) if target else None, _classifier_sha256() if options.keep_readable else None
-    return ar.Settings(source, source, options.verify, options.min_psnr_db, quality, aim, classifier)
-
-
-def _classifier_sha256() -> str:
-    """Which classifier says what can be read: records depend on it."""
-    return ar.digest(read_model_file(DEFAULT_CLASSIFIER))
+    return ar.Settings(source, source, options.verify, options.min_psnr_db, quality, str(target) if target else None)
 
 
 def _target(options: CompressOptions) -> Target | None:
@@ -252,11 +280,12 @@ def _target(options: CompressOptions) -> Target | None:
     return None if given == (None, None) else Target(*given)
 
 
-def _keep_aim(settings: ar.Settings, old: ar.Settings) -> ar.Settings:
+def _keep_aim(settings: ar.Settings, old: ar.Settings, request: Request) -> ar.Settings:
     """The settings with what was chosen for the target before, if there is one; the classifier is the one at hand."""
     if settings.target is None:
         return settings
-    doubt = old.doubt and dataclasses.replace(old.doubt, classifier=_classifier_sha256())
+    sha256 = request.classifier_sha256
+    doubt = old.doubt and dataclasses.replace(old.doubt, classifier=sha256 or old.doubt.classifier)
     return dataclasses.replace(settings, quality=old.quality, doubt=doubt)
 
 
@@ -272,11 +301,20 @@ def _aim(settings: ar.Settings, listing: Listing, request: Request) -> ar.Settin
     from tsae.codec import choose_device, shared_codec
 
     codec = shared_codec(request.model_file, options.model, choose_device(options.device))
-    if target.bytes_per_image is not None and settings.verify:
-        settings = dataclasses.replace(settings, doubt=ar.Doubt(_classifier_sha256(), MISREAD_ONLY))
-    choice = choose_quality(listing, codec, target, settings)
+    if target.bytes_per_image is not None and request.classifier_sha256 is not None:
+        settings = dataclasses.replace(settings, doubt=ar.Doubt(request.classifier_sha256, MISREAD_ONLY))
+    choice = choose_quality(listing, codec, target, settings, _asked(request))
     log.say("target", f"target of {target}: {choice}", quality=choice.quality, better=round(choice.better, 4))
     return choice.settings(settings)
+
+
+def _asked(request: Request) -> Classify | None:
+    """The classifier that may be asked."""
+    if request.classifier_file is None:
+        return None
+    from tsae.classifier import classifier_of
+
+    return classifier_of(request.classifier_file, request.options.classifier or DEFAULT_CLASSIFIER).probabilities
 
 
 def resumed(request: Request) -> CompressJob:
@@ -288,7 +326,7 @@ def resumed(request: Request) -> CompressJob:
     options = request.options
     job = resume(options.input, request.archive)
     planned = dataclasses.replace(job.settings, root=request.settings.root)
-    settings = _keep_aim(request.settings, planned)
+    settings = _keep_aim(request.settings, planned, request)
     if planned != settings or ar.digest(request.model_file) != job.model_sha256:
         raise InputError(
             f"{options.archive}: its job has another model or other settings; give the killed command, with --resume"

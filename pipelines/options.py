@@ -33,6 +33,7 @@ class CompressOptions:
     target_psnr_db: float | None = None
     min_psnr_db: float | None = None
     keep_readable: bool = False
+    classifier: str | None = None
     verify: bool = True
     run_report: bool = False
     watch_s: float | None = None
@@ -98,6 +99,11 @@ def add_compress_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="store images better that a classifier would not read as it reads the original, losslessly if need be",
     )
+    parser.add_argument(
+        "--classifier",
+        metavar="NAME|FILE",
+        help="what --keep-readable and --target-bytes ask, such as one of your own signs (default: the packaged one)",
+    )
     parser.add_argument("--no-verify", action="store_true", help="do not decode each image to measure what comes back; faster")
     parser.add_argument(
         "--run-report",
@@ -152,6 +158,7 @@ def compress_options(args: argparse.Namespace) -> CompressOptions:
         target_psnr_db=args.target_psnr,
         min_psnr_db=args.min_psnr,
         keep_readable=args.keep_readable,
+        classifier=args.classifier,
         verify=not args.no_verify,
         run_report=args.run_report,
         watch_s=args.watch,

@@ -111,7 +111,8 @@ def claim(request: Request) -> CompressJob:
         base = ar.read_manifest_text(archive)
     manifest = open_state(request, settings, base).manifest
     nothing = dataclasses.replace(nothing, skipped=manifest.counts.skipped)
-    return plan(nothing, [], archive, model_file, manifest.settings, base, True, (), options.device, options.watch_s)
+    settings, device, asked = manifest.settings, options.device, request.classifier_file
+    return plan(nothing, [], archive, model_file, settings, base, True, (), device, options.watch_s, asked)
 
 
 @contextlib.contextmanager

@@ -205,6 +205,7 @@ class _Watch:
                 True,
                 changes.failures,
                 request.options.device,
+                classifier=request.classifier_file,
             )
             with self._stop.interrupting() if images > SHARD_IMAGES else contextlib.nullcontext():
                 results = workers.map(compress_task, range(job.tasks), job)

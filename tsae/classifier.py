@@ -231,8 +231,20 @@ def load_classifier(name_or_path: str = DEFAULT_CLASSIFIER) -> SignClassifier:
     Raises:
         ModelError: if there is none, or it is damaged.
     """
-    data = read_packaged(name_or_path)
-    return SignClassifier(classifier_from_bytes(data, name_or_path), fingerprint(data))
+    return classifier_of(read_packaged(name_or_path), name_or_path)
+
+
+def classifier_of(data: bytes, source: str) -> SignClassifier:
+    """A classifier from the bytes of its file.
+
+    Args:
+        data: The whole file.
+        source: Its name or path, for messages.
+
+    Raises:
+        ModelError: if it is damaged, or no classifier.
+    """
+    return SignClassifier(classifier_from_bytes(data, source), fingerprint(data))
 
 
 def describe_classifiers() -> list[dict[str, object]]:

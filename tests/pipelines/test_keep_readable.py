@@ -108,7 +108,7 @@ def test_a_rerun_needs_the_same_setting(
     for archive, flags in ((kept_archive, LOW[:1]), (low_archive, LOW)):
         assert main(["compress", str(signs_dir), str(archive), *flags]) == 2
         error = capsys.readouterr().err
-        assert "--keep-readable (SHA-256 of its classifier)" in error
+        assert "--keep-readable (SHA-256 of --classifier): " in error
         assert "--overwrite" in error
     assert files_of(kept_archive) == before
 

@@ -144,21 +144,6 @@ class _Chosen:
         return dataclasses.replace(settings, quality=self.quality, doubt=self._doubt)
 
 
-def test_another_classifier_is_refused(
-    signs_dir: Path, archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = files_of(archive)
-    assert main(["compress", str(signs_dir), str(archive), TARGET]) == 0
-    assert "nothing has changed" in capsys.readouterr().out
-    monkeypatch.setattr(compress, "_classifier_sha256", lambda: "0" * 64)
-    assert main(["compress", str(signs_dir), str(archive), TARGET]) == 2
-    error = capsys.readouterr().err
-    assert "--target-bytes (SHA-256 of the classifier that it asks): " in error
-    assert f"of {'0' * 64}, but the archive was made with " in error
-    assert "--overwrite" in error
-    assert files_of(archive) == before
-
-
 def test_a_killed_job_is_resumed_with_its_limit(
     signs_dir: Path, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

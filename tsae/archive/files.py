@@ -55,7 +55,7 @@ STATE_FILE = re.compile(rf"{STATES_FOLDER}/[0-9a-f]{{{DIGEST_DIGITS}}}\.json")
 """An old manifest that somebody still reads by, named by its digest."""
 
 JOB_FILE = re.compile(
-    rf"{JOB_FOLDER}/(plan\.json|[0-9a-f]{{16}}/((base|committed)\.json|(failures|listing)\.parquet|model\.safetensors"
+    rf"{JOB_FOLDER}/(plan\.json|[0-9a-f]{{16}}/((base|committed)\.json|(failures|listing)\.parquet|(model|classifier)\.safetensors"
     r"|listing/[0-9]{6,}\.parquet|done/[0-9]{6,}\.json|batches/([0-9]{6,}\.(json|parquet)|look\.json)))"
 )
 """What a job keeps in its folder while it runs; see `tsae.jobs.plan`."""

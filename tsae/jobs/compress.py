@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 import tsae
 from tsae import archive as ar
-from tsae.errors import CorruptDataError, FormatError, ImageError, InputError
+from tsae.config import DEFAULT_CLASSIFIER
+from tsae.errors import CorruptDataError, FormatError, ImageError, InputError, ModelError
 from tsae.images import decode_image, resize
 from tsae.inputs import ContainerError, Item, Read, map_inputs, stat_input
 from tsae.jobs import job_folder, task_results
-from tsae.jobs.encoding import NONE_KEPT, Kept, encode_chunk
+from tsae.jobs.encoding import NONE_KEPT, Classify, Kept, encode_chunk
 from tsae.jobs.job_folder import CompressJob
 from tsae.jobs.run_report import write_run_report
 from tsae.jobs.task_results import TaskResult
@@ -28,6 +29,7 @@ from tsae.model_facts import read_model_facts
 from tsae.paths import ConflictError
 
 if TYPE_CHECKING:
+    from tsae.classifier import SignClassifier
     from tsae.codec import Codec
 
 T = TypeVar("T")
@@ -186,6 +188,41 @@ def _load_codec(archive: ar.Folder, name: str, sha256: str, device: str) -> Code
         raise InputError(f"{archive.path}: another command has written here meanwhile; nothing more is done") from error
 
 
+def load_asked(job: CompressJob) -> Classify | None:
+    """The classifier that the job asks, loaded once per process; None if it asks none.
+
+    Raises:
+        InputError: if another job has taken this one's place.
+        ModelError: if it is neither the one that comes with this tsae nor in the job's folder.
+    """
+    sha256 = job.settings.classifier
+    if sha256 is None:
+        return None
+    if _packaged().sha256 == sha256:
+        return _packaged().probabilities
+    return _load_asked(job.archive, job.file(job_folder.CLASSIFIER_FILE), sha256).probabilities
+
+
+@functools.lru_cache(maxsize=1)
+def _packaged() -> SignClassifier:
+    from tsae.classifier import load_classifier
+
+    return load_classifier()
+
+
+@functools.lru_cache(maxsize=1)
+def _load_asked(archive: ar.Folder, name: str, sha256: str) -> SignClassifier:
+    from tsae.classifier import classifier_of
+
+    try:
+        return classifier_of(ar.read_digested(archive, name, sha256), f"{archive.path}/{name}")
+    except FormatError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        found = f"{DEFAULT_CLASSIFIER} of this tsae is {_packaged().sha256[:16]}..., not {sha256[:16]}... as the job asks"
+        raise ModelError(f"{found}; use one version of tsae on all machines, or start anew with --overwrite") from error
+
+
 def encode_images(images: TaskImages, job: CompressJob) -> EncodedTask:
     """Encodes the images of a task, and unless the settings say otherwise decodes and measures each of them.
 
@@ -199,11 +236,11 @@ def encode_images(images: TaskImages, job: CompressJob) -> EncodedTask:
     Returns:
         Their records, in the same order, and the failures unchanged.
     """
-    codec = load_codec(job)
+    codec, classify = load_codec(job), load_asked(job)
     started_s = time.perf_counter()
     parts, kept = [], NONE_KEPT
     for start in range(0, len(images.keys), codec.encoded_images):
-        part, more = encode_chunk(images.images[start : start + codec.encoded_images], codec, job.settings)
+        part, more = encode_chunk(images.images[start : start + codec.encoded_images], codec, job.settings, classify)
         parts.append(part)
         kept = kept.plus(more)
         _count(job, images=len(part))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsae import archive as ar
-from tsae.config import DEFAULT_CLASSIFIER
-from tsae.errors import ModelError
 from tsae.images import encode_lossless
 from tsae.metrics import psnr_db
 
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 
 Images = NDArray[np.uint8]
 
-Read = Callable[[Images], NDArray[np.float32]]
+Classify = Callable[[Images], NDArray[np.float32]]
 """How likely each of images uint8 `[N, 32, 32, 3]` is of each class, float32 `[N, K]`."""
 
 MISREAD_ONLY = 1.0
@@ -34,20 +31,20 @@ class Doubter:
     """What a classifier reads from originals, and so how much it doubts what comes back of them.
 
     Attributes:
-        read: The classifier.
+        classify: The classifier.
         classes: What it reads from each original, intp `[N]`.
         sure: Its probabilities of these, float64 `[N]`.
     """
 
-    read: Read
+    classify: Classify
     classes: NDArray[np.intp]
     sure: NDArray[np.float64]
 
     @classmethod
-    def of(cls, images: Images, read: Read) -> Doubter:
+    def of(cls, images: Images, classify: Classify) -> Doubter:
         """Reads the originals, uint8 `[N, 32, 32, 3]`."""
-        probabilities = read(images)
-        return cls(read, probabilities.argmax(1), probabilities.max(1).astype(np.float64))
+        probabilities = classify(images)
+        return cls(classify, probabilities.argmax(1), probabilities.max(1).astype(np.float64))
 
     def doubts(self, records: ar.Records, decoded: Images, rows: NDArray[np.intp] | None = None) -> NDArray[np.float64]:
         """Of each image, the share of the original's probability that is gone; infinite if it is read otherwise.
@@ -61,7 +58,7 @@ class Doubter:
             float64 `[N]`, 0 to 1, or infinite.
         """
         classes, sure = (self.classes, self.sure) if rows is None else (self.classes[rows], self.sure[rows])
-        probabilities = self.read(decoded)
+        probabilities = self.classify(decoded)
         left = np.take_along_axis(probabilities, classes[:, None], 1)[:, 0] / sure
         doubts = np.where(probabilities.argmax(1) == classes, np.clip(1 - left, 0, 1), np.inf)
         return np.where([file is not None for file in records.lossless], 0, doubts)
@@ -86,24 +83,24 @@ class Kept(NamedTuple):
 NONE_KEPT = Kept()
 
 
-def encode_chunk(images: Images, codec: Codec, settings: ar.Settings) -> tuple[ar.Records, Kept]:
+def encode_chunk(
+    images: Images, codec: Codec, settings: ar.Settings, classify: Classify | None = None
+) -> tuple[ar.Records, Kept]:
     """Encodes images as the settings say.
 
     Args:
         images: uint8 `[N, 32, 32, 3]`.
         codec: The model.
         settings: Of the job.
+        classify: The settings' classifier; None if they have none.
 
     Returns:
         Records, whose keys, sizes and labels are still to be filled in, and what it took that they can be read.
-
-    Raises:
-        ModelError: if the settings ask for a classifier that this tsae does not have.
     """
     records, decoded = encode_measured(images, codec, settings.quality, settings.verify)
     kept = NONE_KEPT
-    if settings.classifier is not None:
-        before, doubter = records, Doubter.of(images, load_reader(settings.classifier))
+    if classify is not None:
+        before, doubter = records, Doubter.of(images, classify)
         records = store_better(images, records, decoded, codec, settings, doubter)
         kept = Kept(_count_changed(before, records), _size_bytes(records) - _size_bytes(before))
     floor_db = -math.inf if settings.min_psnr_db is None else settings.min_psnr_db
@@ -192,19 +189,3 @@ def _replace(records: ar.Records, rows: NDArray[np.intp], better: ar.Records) ->
     places = np.arange(len(records))
     places[rows] = len(records) + np.arange(len(rows))
     return ar.concatenate([records, better]).take(places.tolist())
-
-
-@functools.lru_cache(maxsize=1)
-def load_reader(sha256: str) -> Read:
-    """The classifier of a digest, which must be the one that comes with this tsae.
-
-    Raises:
-        ModelError: if it is another one.
-    """
-    from tsae.classifier import load_classifier
-
-    classifier = load_classifier()
-    if classifier.sha256 != sha256:
-        found = f"{DEFAULT_CLASSIFIER} of this tsae is {classifier.sha256[:16]}..., not {sha256[:16]}... as the job asks"
-        raise ModelError(f"{found}; use one version of tsae on all machines, or start anew with --overwrite")
-    return classifier.probabilities

@@ -4,6 +4,7 @@
 job/plan.json                   settings, and whose turn it is: only one of two commands at once can put it there
 job/<name>/base.json            the manifest that was there when the job was planned
 job/<name>/model.safetensors    the model
+job/<name>/classifier.safetensors  that is asked which images to store better; not there if it is the one that comes with tsae
 job/<name>/listing.parquet      the tasks: how many images each has, and which shard it replaces
 job/<name>/listing/<n>.parquet  the inputs: each row group lists the images of a task, so that a task is one number
 job/<name>/failures.parquet     failures that are known already
@@ -34,6 +35,7 @@ from tsae.jobs.run_report import Launch
 from tsae.progress import SharedCount
 
 MODEL_FILE = ar.MODEL_FILE
+CLASSIFIER_FILE = "classifier.safetensors"
 LISTING_FILE = "listing.parquet"
 BASE_FILE = "base.json"
 COMMITTED_FILE = "committed.json"
@@ -382,7 +384,7 @@ def forget(job: CompressJob) -> None:
     """Removes what was written of a plan that did not come about, as far as that is possible."""
     with contextlib.suppress(OSError):
         parts = [_part_file(task, job) for task in range(0, job.tasks, PART_TASKS)]
-        job.archive.remove([*map(job.file, (MODEL_FILE, LISTING_FILE, BASE_FILE, FAILURES_FILE)), *parts])
+        job.archive.remove([*map(job.file, (MODEL_FILE, CLASSIFIER_FILE, LISTING_FILE, BASE_FILE, FAILURES_FILE)), *parts])
 
 
 def give_up(job: CompressJob) -> None:

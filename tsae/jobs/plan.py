@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 
 from tsae import archive as ar
 from tsae import paths
+from tsae.config import DEFAULT_CLASSIFIER
 from tsae.errors import BusyError, InputError, TsaeError
 from tsae.inputs import Listing, Rows
 from tsae.jobs.claim import holds_job, is_claim
 from tsae.jobs.job_folder import (
     BASE_FILE,
+    CLASSIFIER_FILE,
     FAILURES_FILE,
     CompressJob,
     check_listing,
@@ -33,6 +35,7 @@ from tsae.jobs.job_folder import (
     write_listing,
 )
 from tsae.paths import ConflictError
+from tsae.zoo import read_model_file
 
 SHARD_IMAGES = 4096
 """Most images of a shard; it bounds a worker's memory (12 MB of pixels) and the pieces of work that can be spread."""
@@ -168,6 +171,7 @@ def plan(
     known_failures: Sequence[ar.Failure],
     device: str,
     watch_s: float | None = None,
+    classifier: bytes | None = None,
 ) -> CompressJob:
     """Writes the job folder; the plan itself comes last, and only one of two commands at once can write it.
 
@@ -182,6 +186,7 @@ def plan(
         known_failures: Failures of the listing, and older ones that stay.
         device: "auto", "cpu" or "cuda".
         watch_s: As the job's.
+        classifier: The file of the settings' classifier, if they have one.
 
     Raises:
         InputError: if the job folder cannot be written, or another command is at work there.
@@ -208,6 +213,8 @@ def plan(
     try:
         job = dataclasses.replace(job, known_failures=_write_known(job, known_failures))
         _keep_model(job, model)
+        if settings.classifier is not None and classifier is not None and classifier != read_model_file(DEFAULT_CLASSIFIER):
+            ar.write(archive, job.file(CLASSIFIER_FILE), classifier)
         write_listing(job, [functools.partial(listing.select, task.rows) for task in tasks], [t.replaces for t in tasks])
         if base is not None:
             ar.write(archive, job.file(BASE_FILE), base)

@@ -13,7 +13,7 @@ from tsae import archive as ar
 from tsae.errors import ImageError, InputError
 from tsae.images import decode_image, resize
 from tsae.inputs import Item, Listing, Read, map_inputs
-from tsae.jobs.encoding import MISREAD_ONLY
+from tsae.jobs.encoding import MISREAD_ONLY, Classify
 from tsae.jobs.plan import SHARD_IMAGES
 from tsae.jobs.trial import Choice, Trials, try_qualities
 
@@ -51,7 +51,9 @@ class Target:
         return f"{self.bytes_per_image:g} bytes" if self.bytes_per_image is not None else f"{self.psnr_db:g} dB"
 
 
-def choose_quality(listing: Listing, codec: Codec, target: Target, settings: ar.Settings) -> Choice:
+def choose_quality(
+    listing: Listing, codec: Codec, target: Target, settings: ar.Settings, classify: Classify | None = None
+) -> Choice:
     """The best quality within a number of bytes, or the lowest one that reaches a PSNR.
 
     Args:
@@ -60,12 +62,12 @@ def choose_quality(listing: Listing, codec: Codec, target: Target, settings: ar.
         target: What is to be reached.
         settings: Of the job, but for the quality; with `doubt`, a limit is chosen, too, by which bytes that the quality leaves
             are used.
+        classify: The settings' classifier; None if they have none.
 
     Raises:
         InputError: if no quality reaches it, or no image of the sample can be read.
-        ModelError: if the settings ask for a classifier that this tsae does not have.
     """
-    trials = try_qualities(read_sample(listing), codec, settings, overhead_bytes(listing), len(listing.keys))
+    trials = try_qualities(read_sample(listing), codec, settings, overhead_bytes(listing), len(listing.keys), classify)
     limits: list[float | None] = []
     if trials.spends_by_doubt or settings.keep_readable is not None:
         limits.append(MISREAD_ONLY)

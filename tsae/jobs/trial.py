@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tsae import archive as ar
 from tsae.config import SURE
 from tsae.images import encode_lossless
-from tsae.jobs.encoding import MISREAD_ONLY, Doubter, encode_measured, load_reader
+from tsae.jobs.encoding import MISREAD_ONLY, Classify, Doubter, encode_measured
 
 if TYPE_CHECKING:
     from tsae.codec import Codec
@@ -162,7 +162,9 @@ def rounded_up(doubt: float) -> float:
     return float(context.create_decimal_from_float(doubt))
 
 
-def try_qualities(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings, beside: float, total: int) -> Trials:
+def try_qualities(
+    images: NDArray[np.uint8], codec: Codec, settings: ar.Settings, beside: float, total: int, classify: Classify | None = None
+) -> Trials:
     """Encodes and decodes a sample at each quality.
 
     Args:
@@ -171,11 +173,9 @@ def try_qualities(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings
         settings: Of the job, but for the quality and the limit of doubt.
         beside: Bytes an image beside the coded ones.
         total: Images that the sample stands for.
-
-    Raises:
-        ModelError: if the settings ask for a classifier that this tsae does not have.
+        classify: The settings' classifier; None if they have none.
     """
-    doubter = None if settings.classifier is None else Doubter.of(images, load_reader(settings.classifier))
+    doubter = None if classify is None else Doubter.of(images, classify)
     parts = [encode_measured(images, codec, quality) for quality in range(1, codec.qualities + 1)]
     records = [part for part, _ in parts]
     psnrs_db = np.stack([part.psnrs_db.astype(np.float64) for part in records])

@@ -52,8 +52,8 @@ def check_settings(old: ar.Manifest, new: ar.Settings, model_sha256: str) -> Non
     """
     names = {"source": "INPUT", "root": "--root", "verify": "verification (--no-verify)", "min_psnr_db": "--min-psnr"}
     names |= {"target": "--target-bytes or --target-psnr", "quality": "--quality"}
-    names |= {"keep_readable": "--keep-readable (SHA-256 of its classifier)"}
-    names |= {"doubt": "--target-bytes (SHA-256 of the classifier that it asks)"}
+    names |= {"keep_readable": "--keep-readable (SHA-256 of --classifier)"}
+    names |= {"doubt": "--target-bytes (SHA-256 of --classifier)"}
     pairs = [("--model (SHA-256)", old.model_sha256, model_sha256)]
     pairs += [(name, getattr(old.settings, field), getattr(new, field)) for field, name in names.items()]
     for name, before, now in pairs:

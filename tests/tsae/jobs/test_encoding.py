@@ -12,9 +12,7 @@ from PIL import Image
 from tsae import archive as ar
 from tsae.classifier import load_classifier
 from tsae.codec import Codec
-from tsae.errors import ModelError
 from tsae.images import resize
-from tsae.jobs import encoding
 from tsae.jobs.encoding import Doubter, Kept, encode_chunk
 from tsae.metrics import psnr_db
 from tsae.signs import draw_signs
@@ -51,10 +49,6 @@ class Near:
         return np.eye(len(self._originals) + 1, dtype=np.float32)[read]
 
 
-def use(reader: Near, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "load_reader", {"1" * 64: reader}.__getitem__)
-
-
 def plain(images: NDArray[np.uint8], codec: Codec, quality: int | None) -> ar.Records:
     return encode_chunk(images, codec, dataclasses.replace(SETTINGS, quality=quality, keep_readable=None))[0]
 
@@ -64,13 +58,11 @@ def rows(records: ar.Records) -> list[tuple[int, bytes, bytes | None, float]]:
     return list(zip(*columns, strict=True))
 
 
-def test_each_image_gets_the_lowest_quality_that_will_do(
-    images: NDArray[np.uint8], learned: Codec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_image_gets_the_lowest_quality_that_will_do(images: NDArray[np.uint8], learned: Codec) -> None:
     by_quality = {quality: plain(images, learned, quality) for quality in range(2, 9)}
     floors_db = np.where(np.arange(len(images)) % 2, 33.0, 10.0)
-    use(Near(images, floors_db), monkeypatch)
-    records, kept = encode_chunk(images, learned, SETTINGS)
+    classify = Near(images, floors_db)
+    records, kept = encode_chunk(images, learned, SETTINGS, classify)
     expected = []
     for row, floor_db in enumerate(floors_db):
         good = [q for q, found in by_quality.items() if found.psnrs_db[row] >= floor_db or found.lossless[row] is not None]
@@ -84,42 +76,36 @@ def test_each_image_gets_the_lowest_quality_that_will_do(
     assert kept == Kept(len(changed), more)
 
 
-def test_what_no_quality_keeps_is_stored_losslessly_beside_its_stream(
-    images: NDArray[np.uint8], learned: Codec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use(Near(images, np.full(len(images), 90.0)), monkeypatch)  # nothing but the same pixels
-    records, kept = encode_chunk(images, learned, SETTINGS)
+def test_what_no_quality_keeps_is_stored_losslessly_beside_its_stream(images: NDArray[np.uint8], learned: Codec) -> None:
+    classify = Near(images, np.full(len(images), 90.0))  # nothing but the same pixels
+    records, kept = encode_chunk(images, learned, SETTINGS, classify)
     assert all(file is not None for file in records.lossless)
     np.testing.assert_array_equal(learned.decode(records), images)
     assert records.streams == plain(images, learned, 2).streams
     assert kept.images == len(images)
 
 
-def test_a_model_without_qualities_stores_losslessly_at_once(
-    images: NDArray[np.uint8], seed: Codec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_without_qualities_stores_losslessly_at_once(images: NDArray[np.uint8], seed: Codec) -> None:
     before = plain(images, seed, None)
     floor_db = float(np.median(before.psnrs_db))
-    use(Near(images, np.full(len(images), floor_db)), monkeypatch)
+    classify = Near(images, np.full(len(images), floor_db))
     settings = dataclasses.replace(SETTINGS, quality=None)
-    records, kept = encode_chunk(images, seed, settings)
+    records, kept = encode_chunk(images, seed, settings, classify)
     is_low = before.psnrs_db < floor_db
     assert [file is not None for file in records.lossless] == is_low.tolist()
     assert records.streams == before.streams
     assert kept == Kept(int(is_low.sum()), sum(len(file) for file in records.lossless if file is not None))
 
 
-def test_where_all_is_readable_nothing_changes(
-    images: NDArray[np.uint8], learned: Codec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use(Near(images, np.zeros(len(images))), monkeypatch)
-    records, kept = encode_chunk(images, learned, SETTINGS)
+def test_where_all_is_readable_nothing_changes(images: NDArray[np.uint8], learned: Codec) -> None:
+    classify = Near(images, np.zeros(len(images)))
+    records, kept = encode_chunk(images, learned, SETTINGS, classify)
     assert (rows(records), kept) == (rows(plain(images, learned, 2)), Kept(0, 0))
 
 
-def test_a_floor_of_psnr_holds_as_well(images: NDArray[np.uint8], learned: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    use(Near(images, np.full(len(images), 27.0)), monkeypatch)
-    records, _ = encode_chunk(images, learned, dataclasses.replace(SETTINGS, min_psnr_db=35.0))
+def test_a_floor_of_psnr_holds_as_well(images: NDArray[np.uint8], learned: Codec) -> None:
+    classify = Near(images, np.full(len(images), 27.0))
+    records, _ = encode_chunk(images, learned, dataclasses.replace(SETTINGS, min_psnr_db=35.0), classify)
     assert all(file is not None for file, psnr in zip(records.lossless, records.psnrs_db, strict=True) if psnr < 35)
 
 
@@ -136,13 +122,11 @@ def test_doubt_is_the_share_of_certainty_that_is_gone() -> None:
     np.testing.assert_allclose(doubter.doubts(records.take([0, 1]), decoded[:2], rows), expected[:2], atol=1e-6)
 
 
-def test_what_is_doubted_too_much_climbs_and_at_the_top_it_stays(
-    images: NDArray[np.uint8], learned: Codec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_doubted_too_much_climbs_and_at_the_top_it_stays(images: NDArray[np.uint8], learned: Codec) -> None:
     """Unlike what is kept readable, which is stored losslessly then."""
-    use(Near(images, np.where(np.arange(len(images)) % 2, 90.0, 10.0)), monkeypatch)
+    classify = Near(images, np.where(np.arange(len(images)) % 2, 90.0, 10.0))
     settings = dataclasses.replace(SETTINGS, keep_readable=None, doubt=ar.Doubt("1" * 64, 0.5))
-    records, kept = encode_chunk(images, learned, settings)
+    records, kept = encode_chunk(images, learned, settings, classify)
     low, high = (rows(plain(images, learned, quality)) for quality in (2, 8))
     assert rows(records) == [(high if row % 2 else low)[row] for row in range(len(images))]
     assert kept.images == sum(row % 2 and low[row] != high[row] for row in range(len(images)))
@@ -151,17 +135,12 @@ def test_what_is_doubted_too_much_climbs_and_at_the_top_it_stays(
 
 @pytest.mark.parametrize("keeps", [False, True])
 def test_an_image_is_stored_alike_whatever_it_comes_with(images: NDArray[np.uint8], learned: Codec, keeps: bool) -> None:
-    sha256 = load_classifier().sha256
-    doubt = ar.Doubt(sha256, 0.02)
-    settings = dataclasses.replace(SETTINGS, keep_readable=sha256 if keeps else None, doubt=doubt)
-    together, kept = encode_chunk(images, learned, settings)
+    settings = dataclasses.replace(SETTINGS, keep_readable="1" * 64 if keeps else None, doubt=ar.Doubt("1" * 64, 0.02))
+    classify = load_classifier().probabilities
+    together, kept = encode_chunk(images, learned, settings, classify)
     assert kept.images
     for size in (1, 5):
-        parts = [encode_chunk(images[start : start + size], learned, settings) for start in range(0, len(images), size)]
+        starts = range(0, len(images), size)
+        parts = [encode_chunk(images[start : start + size], learned, settings, classify) for start in starts]
         assert [row for records, _ in parts for row in rows(records)] == rows(together)
         assert sum(part.images for _, part in parts) == kept.images
-
-
-def test_another_classifier_than_the_jobs_is_refused() -> None:
-    with pytest.raises(ModelError, match="one version of tsae on all machines"):
-        encoding.load_reader("0" * 64)

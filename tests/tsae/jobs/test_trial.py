@@ -16,7 +16,7 @@ from tsae.codec import Codec
 from tsae.errors import InputError
 from tsae.images import resize
 from tsae.inputs import Listing
-from tsae.jobs import encoding, target, trial
+from tsae.jobs import target, trial
 from tsae.jobs.encoding import MISREAD_ONLY, encode_chunk
 from tsae.jobs.target import Target, choose_quality
 from tsae.jobs.trial import Choice, Trials, rounded_up, try_qualities
@@ -64,14 +64,11 @@ class Fading:
         return probabilities
 
 
-@pytest.fixture(autouse=True)
-def reader(images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Misreads a third of the images below 30 dB, and one always."""
+def asked(images: NDArray[np.uint8], settings: ar.Settings) -> Fading | None:
+    """The settings' classifier: misreads a third of the images below 30 dB, and one always."""
     floors_db = np.where(np.arange(len(images)) % 3, 0.0, 30.0)
     floors_db[5] = 90.0
-    readers = {SHA256: Fading(images, floors_db)}
-    for module in (encoding, trial):
-        monkeypatch.setattr(module, "load_reader", readers.__getitem__)
+    return None if settings.classifier is None else Fading(images, floors_db)
 
 
 @pytest.fixture
@@ -89,7 +86,7 @@ _tried: dict[ar.Settings, Trials] = {}
 def tried(images: NDArray[np.uint8], codec: Codec, settings: ar.Settings = SETTINGS) -> Trials:
     """Tries each setting once."""
     if settings not in _tried:
-        _tried[settings] = try_qualities(images, codec, settings, BESIDE, len(images))
+        _tried[settings] = try_qualities(images, codec, settings, BESIDE, len(images), asked(images, settings))
     return _tried[settings]
 
 
@@ -102,7 +99,8 @@ def test_arithmetic_says_what_encoding_does(
     settings = dataclasses.replace(SETTINGS, keep_readable=SHA256 if keeps else None, min_psnr_db=floor_db)
     choice = tried(images, codec, settings).choice(quality, MISREAD_ONLY if keeps and limit is None else limit)
     doubt = None if limit is None else ar.Doubt(SHA256, limit)
-    records, kept = encode_chunk(images, codec, dataclasses.replace(settings, quality=quality, doubt=doubt))
+    settings = dataclasses.replace(settings, quality=quality, doubt=doubt)
+    records, kept = encode_chunk(images, codec, settings, asked(images, settings))
     sizes = [len(stream) + len(file or b"") for stream, file in zip(records.streams, records.lossless, strict=True)]
     assert choice.bytes_per_image == choice.most_bytes == pytest.approx(np.mean(sizes) + BESIDE)
     assert choice.psnr_db == pytest.approx(records.psnrs_db.astype(float).mean())
@@ -110,9 +108,9 @@ def test_arithmetic_says_what_encoding_does(
 
 
 def test_a_part_keeps_bytes_in_reserve_for_what_climbs(images: NDArray[np.uint8], codec: Codec) -> None:
-    choice = try_qualities(images, codec, SETTINGS, BESIDE, 4 * len(images)).choice(2, 0.4)
+    choice = try_qualities(images, codec, SETTINGS, BESIDE, 4 * len(images), asked(images, SETTINGS)).choice(2, 0.4)
     settings = dataclasses.replace(SETTINGS, quality=2, doubt=ar.Doubt(SHA256, 0.4))
-    records, _ = encode_chunk(images, codec, settings)
+    records, _ = encode_chunk(images, codec, settings, asked(images, settings))
     sizes = [len(stream) + len(file or b"") for stream, file in zip(records.streams, records.lossless, strict=True)]
     errors = trial.SIGMAS / np.sqrt(len(images)) * np.sqrt(3 / 4)
     assert choice.most_bytes == pytest.approx(np.mean(sizes) + BESIDE + errors * np.std(sizes))
