@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.cluster import hosts, store
 from tests.cluster.__main__ import Running, cluster
+from tests.pipelines.test_own_classifier import write_own
 
 pytestmark = pytest.mark.cluster
 
@@ -97,6 +98,17 @@ def test_the_archive_is_that_of_one_process(lab: Lab, local: str, url: str) -> N
     again = lab.tsae("compress", lab.source, url, "{beam}", "--allow-failures")
     assert "nothing has changed" in again.stdout
     assert again.returncode == 0
+
+
+def test_workers_elsewhere_ask_the_classifier_of_the_command(lab: Lab, tmp_path: Path, url: str) -> None:
+    """Which they have not installed: it is in the folder of the job."""
+    own = write_own(tmp_path / "own.safetensors")
+    command = ["compress", lab.source, "--quality=1", "--keep-readable", "--classifier", own, "--allow-failures"]
+    alone, ended = lab.tsae(*command, f"{url}/one", "--workers=1"), lab.tsae(*command, f"{url}/many", "{beam}")
+    assert alone.returncode == ended.returncode == 0, alone.stderr + ended.stderr
+    one, many = lab.digests(f"{url}/one", f"{url}/many")
+    assert many == one
+    assert " stored better to stay readable, +" in ended.stdout
 
 
 def test_the_images_are_those_of_one_process(lab: Lab, local: str, url: str) -> None:

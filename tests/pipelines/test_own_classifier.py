@@ -28,16 +28,19 @@ KEPT = ("--quality=1", "--keep-readable")
 TARGET = "--target-bytes=260"
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> str:
+def write_own(path: Path) -> str:
     """The packaged classifier, but it mistakes some signs: its first layer is disturbed."""
     weights = classifier_from_bytes(read_model_file(DEFAULT_CLASSIFIER), DEFAULT_CLASSIFIER)
     first, *others = weights.layers.convolutions
     noise = np.random.default_rng(0).normal(0, 0.5 * first.weight.std(), first.weight.shape).astype(np.float32)
     layers = weights.layers._replace(convolutions=[first._replace(weight=first.weight + noise), *others])
-    path = tmp_path_factory.mktemp("own") / "own.safetensors"
     path.write_bytes(dataclasses.replace(weights, name="own", layers=layers).to_bytes())
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_own(tmp_path_factory.mktemp("own") / "own.safetensors")
 
 
 @pytest.fixture(scope="module")
