@@ -163,6 +163,8 @@ def new_network(kind: Input, training: LabelledSet) -> SignNetwork:
 def network_of(start: str, kind: Input, training: LabelledSet) -> SignNetwork:
     """The network of a classifier; its last layer has random weights if the classes are others.
 
+    Latents may be those of another model, such as a later stage of the one that it knows.
+
     Args:
         start: The classifier's name, or its file.
         kind: What it must look at.
@@ -176,8 +178,11 @@ def network_of(start: str, kind: Input, training: LabelledSet) -> SignNetwork:
     layers = weights.layers
     if weights.input != kind:
         raise InputError(f"start {start}: looks at {weights.input}; give --input {weights.input}, or name one of {kind}")
-    if weights.latents_of != latents_of(training):
-        raise InputError(f"start {start}: knows latents of another model than the archive's; name one of theirs")
+    channels, known = training.images.shape[-1 if kind == "pixels" else 1], len(layers.scale)
+    if channels != known:
+        raise InputError(
+            f"start {start}: looks at {known} channels of latents, not {channels} as here; name one of such latents"
+        )
     stages = [(len(layer.bias), then) for layer, then in zip(layers.convolutions, layers.then, strict=False)]
     scale, offset = torch.from_numpy(layers.scale), torch.from_numpy(layers.offset)
     network = SignNetwork(kind, stages, scale, offset, len(training.classes))

@@ -190,7 +190,12 @@ def test_a_later_stage_of_other_input_is_refused(archive: Path, signs: Path, tmp
     for kind, data, start, message in (
         ("latents", archive, "signs-43", "start signs-43: looks at pixels; give --input pixels, or name one of latents"),
         ("pixels", archive, "signs-43-seed", "start signs-43-seed: looks at latents; give --input latents"),
-        ("latents", tmp_path / "a", "signs-43-seed", "start signs-43-seed: knows latents of another model than the archive's"),
+        (
+            "latents",
+            tmp_path / "a",
+            "signs-43-seed",
+            "start signs-43-seed: looks at 8 channels of latents, not 16 as here; name one of such",
+        ),
     ):
         with pytest.raises(InputError) as caught:
             train_classifier(data, tmp_path / "m.safetensors", config(kind, start=start), kind)
