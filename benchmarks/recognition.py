@@ -1,6 +1,6 @@
 """Recognising signs, and learning to, three ways: from image files, from latents, and from an archive that is decoded first.
 
-    python benchmarks/recognition.py TRAIN TEST [--copies 8 --passes 4] [--rounds 5] [--dir DIR] [--out STEM]
+    python benchmarks/recognition.py TRAIN TEST [--copies 8 --passes 4 [--jitter-seed N]] [--rounds 5] [--dir DIR] [--out STEM]
 
 TRAIN and TEST are folders of PNG files at their own sizes, with labels (`labels.csv`); TRAIN has `valid_tracks.json` as well.
 
@@ -11,7 +11,7 @@ One epoch: `tsae train-classifier --epochs 1` of each way over TRAIN as it is, t
 threads as there are cores.
 
 Same budget, with `--copies`: each way is trained by as many steps of as many images. A classifier of pixels sees each training
-image `copies * passes` times, jittered anew each time. Latents cannot be turned or shifted cheaply, so theirs come from an
+image `copies * passes` times, jittered anew each time. Latents cannot be turned or shifted cheaply, so theirs come from
 archives of `copies` copies of each training image, jittered by the same code before they were compressed, eight copies in each,
 for `tsae` at quality 5, 6 and 7 by turns; they are gone through `passes` times. The validation tracks,
 which each archive holds, and TEST are never jittered. The packaged classifiers are such runs: see their cards.
@@ -62,6 +62,7 @@ AN_ARCHIVE = 8
 """Copies of each image in an archive of copies."""
 
 JITTER_SEED = 77
+"""Unless another one is given, so that a later stage of training sees other copies."""
 
 AT_ONCE = 256
 """Images that are read, and then classified, at once."""
@@ -92,12 +93,14 @@ WAYS = [
 ]
 
 
-def write_copies(training: LabelledSet, validation: LabelledSet, copies: int, folder: Path) -> list[Path]:
+def write_copies(
+    training: LabelledSet, validation: LabelledSet, copies: int, folder: Path, seed: int = JITTER_SEED
+) -> list[Path]:
     """Parquet files that `tsae compress` takes: jittered copies of each training image, and the validation images as they are.
 
     Keys are `copy-NN/` and the image's own, so that copies stay on the side of their track.
     """
-    torch.manual_seed(JITTER_SEED)
+    torch.manual_seed(seed)
     paths = [folder / f"copies-{first:02d}.parquet" for first in range(0, copies, AN_ARCHIVE)]
     for path, first in zip(paths, range(0, copies, AN_ARCHIVE), strict=True):
         with pq.ParquetWriter(path, ROW_SCHEMA, compression="none") as writer:
@@ -262,6 +265,9 @@ def main() -> None:
     parser.add_argument("test", type=Path)
     parser.add_argument("--copies", type=int, default=0, help="train with the same budget as well; default: do not")
     parser.add_argument("--passes", type=int, default=1)
+    parser.add_argument(
+        "--jitter-seed", type=int, default=JITTER_SEED, metavar="N", help="of the copies (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dir", help="where to write files and archives; default: a temporary folder")
     parser.add_argument("--out", type=Path, help="stem of a .json and a .md file to write")
@@ -305,7 +311,7 @@ def spend(args: argparse.Namespace, folder: Path, plain: dict[str, Path], reader
     preparation_s: dict[str, float] = {}
     started_s = time.perf_counter()
     training, validation = split_images(load_labelled(args.train, "pixels"), args.train)
-    copies = write_copies(training, validation, args.copies, folder)
+    copies = write_copies(training, validation, args.copies, folder, args.jitter_seed)
     preparation_s["jittered copies"] = round(time.perf_counter() - started_s, 1)
     rows, trained = [], {}
     for number, way in enumerate(WAYS):

@@ -38,7 +38,7 @@ ZOO = {
     ),
     "seed-8x8x8": ZooEntry(
         "seed-8x8x8.safetensors",
-        "c2a8374e85868286499b4f6e496ea9cea2c9a64b6f38691e30bc18b9b213a189",
+        "11284fd355b31768f145845865b89d188cfb9c4f447759fa455861a99fabb543",
         "seed-8x8x8.md",
     ),
     "signs-43": ZooEntry(
@@ -55,7 +55,7 @@ ZOO = {
     ),
     "signs-43-tsae": ZooEntry(
         "signs-43-tsae.safetensors",
-        "af12cab042e88ec7bc636d4194eaad3388bc7521770bfd9daeb6357915579204",
+        "e4e9cb170b205ea48c9ac2e1a1b69033ac5b570f46b18cce8b4a24b9b4ba9b91",
         "signs-43-tsae.md",
         "classifier",
     ),
