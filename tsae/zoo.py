@@ -49,7 +49,7 @@ ZOO = {
     ),
     "signs-43-seed": ZooEntry(
         "signs-43-seed.safetensors",
-        "31d3e98522a93a9f5f359bab342f79acf93a1c51ca464f21b29392f50573f3ba",
+        "c7b70ef25c0497f3b5472355fcf7bf3db1f64c5fe19c8e8465ba1da5ca521e8a",
         "signs-43-seed.md",
         "classifier",
     ),
