@@ -132,9 +132,7 @@ def prepare(options: CompressOptions, flags: Sequence[str] = ()) -> Request:
     archive = ar.Folder(paths.absolute(options.archive))
     model_file = read_model_file(options.model)
     classifier_file = _read_classifier(options)
-    settings = _settings(options, read_model_facts(model_file, options.model))
-    if options.keep_readable and classifier_file is not None:
-        settings = dataclasses.replace(settings, keep_readable=ar.digest(classifier_file))
+    settings = _settings(options, read_model_facts(model_file, options.model), classifier_file)
     return Request(options, flags, archive, model_file, classifier_file, settings, stages)
 
 
@@ -265,14 +263,16 @@ def _check_options(options: CompressOptions) -> None:
             raise InputError(f"{name} {target}: must be a number above 0; 128 bytes or 33 dB are usual")
 
 
-def _settings(options: CompressOptions, model: ModelFacts) -> ar.Settings:
+def _settings(options: CompressOptions, model: ModelFacts, classifier_file: bytes | None) -> ar.Settings:
     """The settings as far as they are known before the input is listed."""
     source = paths.absolute(options.input) if options.input else ""
     target = _target(options)
     if target and not model.qualities:
         raise InputError(f"target of {target}: model {model.name} has no qualities to choose from; leave it out, or use tsae")
     quality = None if target else check_quality(options.quality, model.qualities, model.name)
-    return ar.Settings(source, source, options.verify, options.min_psnr_db, quality, str(target) if target else None)
+    aim = str(target) if target else None
+    kept = ar.digest(classifier_file) if options.keep_readable and classifier_file is not None else None
+    return ar.Settings(source, source, options.verify, options.min_psnr_db, quality, aim, kept)
 
 
 def _target(options: CompressOptions) -> Target | None:

@@ -130,6 +130,17 @@ def test_a_killed_job_is_resumed_with_it(
     assert files_of(tmp_path / "a") == files_of(archive)
 
 
+def test_a_worker_with_another_packaged_classifier_is_refused(
+    signs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one with another version of tsae has: what the command takes for the packaged one is not in the job's folder."""
+    jobs = importlib.import_module("tsae.jobs.compress")
+    other = load_classifier("signs-43-seed")
+    monkeypatch.setattr(jobs, "_packaged", lambda: other)
+    assert main(["compress", str(signs_dir), str(tmp_path / "a"), *KEPT, "--workers=1"]) == 2
+    assert "one version of tsae on all machines" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("knows_drawn_signs")
 def test_bytes_go_to_what_it_doubts(signs_dir: Path, own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["compress", str(signs_dir), str(tmp_path / "a"), TARGET]
@@ -138,9 +149,14 @@ def test_bytes_go_to_what_it_doubts(signs_dir: Path, own: str, tmp_path: Path, c
     assert doubt is not None
     assert doubt.classifier == ar.digest(Path(own).read_bytes())
     assert not lost_to(own, tmp_path / "a", signs_dir).any()
+    before = files_of(tmp_path / "a")
     capsys.readouterr()
     assert main(command) == 2
-    assert "--target-bytes (SHA-256 of --classifier): " in capsys.readouterr().err
+    error, packaged = capsys.readouterr().err, ar.digest(read_model_file(DEFAULT_CLASSIFIER))
+    assert "--target-bytes (SHA-256 of --classifier): " in error
+    assert f"of {packaged}, but the archive was made with " in error
+    assert "--overwrite" in error
+    assert files_of(tmp_path / "a") == before
     assert main([*command, "--classifier", own]) == 0
     assert "nothing has changed" in capsys.readouterr().out
 

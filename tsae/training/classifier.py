@@ -55,7 +55,7 @@ class ClassifierRecipe:
             training: To train on.
 
         Raises:
-            InputError: if the classifier to start from looks at something else, or knows other classes.
+            InputError: if the classifier to start from looks at something else.
             ModelError: if it cannot be read.
         """
         self.config, self.kind = config, kind
