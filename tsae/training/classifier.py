@@ -27,7 +27,7 @@ CONFIGS: dict[Input, TrainConfig] = {
 """The numbers of each recipe."""
 
 WARM_STEPS = 300
-"""The learning rate rises over the first steps, then follows half a cosine down to zero."""
+"""The learning rate rises over the first steps, of a short run over a tenth of it; then it follows half a cosine to zero."""
 
 WEIGHT_DECAY = 0.05
 
@@ -97,7 +97,8 @@ class ClassifierRecipe:
         return loss
 
     def _rate(self, number: int, steps: int) -> float:
-        return self.config.learning_rate * min(1.0, (number + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * number / steps))
+        warm = max(1.0, min(WARM_STEPS, steps / 10))
+        return self.config.learning_rate * min(1.0, (number + 1) / warm) * 0.5 * (1 + math.cos(math.pi * number / steps))
 
     @torch.no_grad()
     def _average(self, number: int) -> None:

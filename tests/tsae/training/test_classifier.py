@@ -229,6 +229,16 @@ def test_signs_can_be_learned() -> None:
     assert recipe.evaluate(valid)["accuracy"] > 0.9
 
 
+@pytest.mark.parametrize("steps", [1, 9, 5000])
+def test_a_short_run_comes_to_the_learning_rate_as_well(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a few hundred images, all epochs may have fewer steps than those over which a long run rises."""
+    monkeypatch.setattr(training, "WARM_STEPS", 300)
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    recipe = ClassifierRecipe("pixels", config("pixels"), LabelledSet(list("abcd"), images, np.arange(4) % 2, ("x", "y")))
+    rates = [recipe._rate(number, steps) for number in range(steps)]
+    assert 0.9 < max(rates) / recipe.config.learning_rate <= 1
+
+
 def test_the_command_trains_on_an_archive(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "my-signs.safetensors"
     flags = ["--input", "latents", "--epochs", "1", "--batch-size", "16", "--device", "cpu", "--out", str(out)]
