@@ -23,6 +23,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--readable", type=float, default=0.0, metavar="WEIGHT", help="with --start: count what the sign classifier reads, too"
     )
+    parser.add_argument("--classifier", metavar="NAME|FILE", help="with --readable: which one (default: signs-43)")
     parser.add_argument("--rates-only", action="store_true", help="with --start: learn only what differs between qualities")
 
 
@@ -68,7 +69,8 @@ def run_train(args: argparse.Namespace, flags: list[str]) -> int:
     from tsae.training import default_config, train
 
     config = _recipe_of(args, default_config(args.model))
-    config = dataclasses.replace(config, start=args.start, rates_only=args.rates_only, readable=args.readable)
+    asked = {name: getattr(args, name) for name in ("start", "rates_only", "readable", "classifier")}
+    config = dataclasses.replace(config, **asked)
     facts = train(args.data, args.out, config, resume=args.resume).training
     print(f"{args.out}: validation loss {facts['valid_loss']:.5f} on {facts['valid_images']} images")
     return 0

@@ -24,8 +24,9 @@ class TrainConfig:
         device: "cpu" or "cuda".
         start: Name or file of the model to start from; None starts from nothing.
         rates_only: Whether only what differs between qualities is learned, from a model to start from.
-        readable: What the packaged classifier's readings count in the loss, beside local structure, from a model to start
-            from; 0 is a stage without either.
+        readable: What a classifier's readings count in the loss, beside local structure, from a model to start from; 0 is a
+            stage without either.
+        classifier: Name or file of that classifier; None is the packaged one of pixels.
     """
 
     model: str
@@ -37,6 +38,7 @@ class TrainConfig:
     start: str | None = None
     rates_only: bool = False
     readable: float = 0.0
+    classifier: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -52,6 +54,8 @@ class TrainConfig:
             raise InputError("readable: needs a model to start from; name one with --start")
         if not (math.isfinite(self.readable) and self.readable >= 0):
             raise InputError(f"readable {self.readable}: not a weight of 0 or more; choose one, such as 0.1")
+        if self.classifier is not None and not self.readable:
+            raise InputError(f"classifier {self.classifier}: is asked what stays readable; add --readable, such as 0.1")
         if not 0 <= self.seed < SEEDS:
             raise InputError(f"seed {self.seed}: outside 0 to {SEEDS - 1}; choose one within")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):

@@ -9,6 +9,7 @@ from torch.nn import functional
 from tsae.backends.torch import classifier_function
 from tsae.classifier import classifier_from_bytes
 from tsae.config import DEFAULT_CLASSIFIER
+from tsae.errors import InputError
 from tsae.zoo import read_model_file
 
 TEMPERATURE = 4.0
@@ -23,17 +24,24 @@ LUMINANCE_CONSTANT, CONTRAST_CONSTANT = 1e-4, 1e-4
 
 
 class ReadingLoss:
-    """How differently the packaged classifier reads two batches: Kullback-Leibler divergence in nats, softened."""
+    """How differently a classifier reads two batches: Kullback-Leibler divergence in nats, softened."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, classifier: str | None = None) -> None:
         """Loads the classifier.
 
         Args:
             device: "cpu" or "cuda".
+            classifier: Name or file of one of pixels; None is the packaged one.
+
+        Raises:
+            InputError: if it looks at latents.
+            ModelError: if it cannot be read.
         """
-        self._read = classifier_function(
-            classifier_from_bytes(read_model_file(DEFAULT_CLASSIFIER), DEFAULT_CLASSIFIER).layers, device
-        )
+        name = classifier or DEFAULT_CLASSIFIER
+        weights = classifier_from_bytes(read_model_file(name), name)
+        if weights.input != "pixels":
+            raise InputError(f"classifier {name}: looks at {weights.input}; name one of pixels, such as {DEFAULT_CLASSIFIER}")
+        self._read = classifier_function(weights.layers, device)
 
     def __call__(self, x: Tensor, x_hat: Tensor) -> Tensor:
         """The mean over a batch.

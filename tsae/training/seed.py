@@ -53,8 +53,8 @@ class SeedRecipe:
             training: To train on.
 
         Raises:
-            InputError: if the model to start from is of another architecture.
-            ModelError: if it cannot be read.
+            InputError: if the model to start from is of another architecture, or a classifier to ask is none of pixels.
+            ModelError: if one of them cannot be read.
         """
         if config.rates_only:
             raise InputError("rates only: seed-8x8x8 has one quality; leave it out, or train the model tsae")
@@ -62,7 +62,7 @@ class SeedRecipe:
         self.network = _start(config).to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)]
         self._warm_steps = -(-len(training) // config.batch_size)
-        self._reading = ReadingLoss(config.device) if config.readable else None
+        self._reading = ReadingLoss(config.device, config.classifier) if config.readable else None
         self._has_bfloat16 = config.readable > 0 and multiplies_bfloat16(config.device)
 
     def modules(self) -> dict[str, nn.Module]:

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from tsae.checkpoint import model_from_bytes
+from tsae.classifier import classifier_from_bytes
 from tsae.cli import main
 from tsae.errors import InputError, ModelError
 from tsae.training import RECIPES, TrainConfig, default_config, train
-from tsae.zoo import names
+from tsae.zoo import names, read_model_file
 
 running = importlib.import_module("tsae.training.run")
 """The module: the package has a function of that name."""
@@ -306,6 +307,36 @@ def test_a_readable_stage_by_the_command_line(data: Path, trained: Path, tmp_pat
     flags = ["--model", "seed-8x8x8", "--start", str(trained), "--readable", "0.25", "--epochs", "1", "--device", "cpu"]
     assert main(["train", str(data), "--out", str(out), *flags]) == 0
     assert model_from_bytes(out.read_bytes(), "it").training["readable"] == 0.25
+
+
+def test_a_readable_stage_asks_the_classifier_that_is_named(data: Path, trained: Path, tmp_path: Path) -> None:
+    """A copy of the packaged one as a file gives the same weights, one that says something else others."""
+    own, other = tmp_path / "own.safetensors", tmp_path / "other.safetensors"
+    own.write_bytes(read_model_file("signs-43"))
+    weights = classifier_from_bytes(own.read_bytes(), "own")
+    *convolutions, last = weights.layers.convolutions
+    layers = weights.layers._replace(convolutions=[*convolutions, last._replace(weight=last.weight[::-1].copy())])
+    other.write_bytes(dataclasses.replace(weights, layers=layers).to_bytes())
+    trained_by = {}
+    for number, name in enumerate((None, str(own), str(other))):
+        flags = ["--model", "seed-8x8x8", "--start", str(trained), "--readable", "0.25", "--epochs", "1", "--device", "cpu"]
+        out = tmp_path / f"{number}.safetensors"
+        assert main(["train", str(data), "--out", str(out), *flags, *(["--classifier", name] if name else [])]) == 0
+        model = model_from_bytes(out.read_bytes(), "it")
+        assert model.training["classifier"] == name
+        trained_by[name] = model.weights.network["g_s.3.weight"]  # type: ignore[union-attr]
+    assert (trained_by[None] == trained_by[str(own)]).all()
+    assert (trained_by[None] != trained_by[str(other)]).any()
+
+
+def test_a_classifier_to_ask_is_refused_if_it_cannot_be(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["train", str(data), "--out", "m.safetensors", "--model", "seed-8x8x8", "--start", "seed-8x8x8", "--device", "cpu"]
+    assert main([*flags, "--classifier", "signs-43"]) == 2
+    assert "classifier signs-43: is asked what stays readable; add --readable" in capsys.readouterr().err
+    assert main([*flags, "--readable", "0.1", "--classifier", "signs-43-seed"]) == 2
+    assert "classifier signs-43-seed: looks at latents; name one of pixels, such as signs-43" in capsys.readouterr().err
+    assert main([*flags, "--readable", "0.1", "--classifier", "none.safetensors"]) == 2
+    assert "none.safetensors" in capsys.readouterr().err
 
 
 def test_a_readable_stage_needs_a_model_and_the_recipe_of_the_seed(data: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ export class Statistics {
     if (drawn.every((value, i) => value === this.drawn[i])) return;
     this.drawn = drawn;
     const { all, perLabel, psnr, sizes } = summarise(catalogue, positions), href = (changes) => address.href({ ...home, ...changes });
-    this.host.setAttribute("aria-busy", String(catalogue.loaded < catalogue.length));
+    this.host.setAttribute("aria-busy", "true");
     replaceContent(this.host, [
       element("div", { class: "tiles" }, tiles(all)),
       histogram("psnr", "PSNR", "dB", gather(psnr, 0.5), (bar) => href({ min: bar.from, max: bar.to })),
@@ -70,12 +70,18 @@ export class Statistics {
   }
 
   async showWorst(mask) {
-    const { catalogue, keys, pictures, address, drawn } = this;
+    const { catalogue, keys, address, drawn } = this;
     const positions = select(catalogue, { ...address.state, sort: "psnr" }, mask).subarray(0, WORST);
     await Promise.all([...new Set(Array.from(positions, (p) => catalogue.blockOf(p)))].map((block) => keys.load(block)));
+    if (drawn !== this.drawn) return;
     const listed = `${positions} ${drawn.at(-1)}`;
-    if (drawn !== this.drawn || listed === this.listed) return;
+    if (listed !== this.listed) this.list(positions);
     this.listed = listed;
+    this.host.setAttribute("aria-busy", String(catalogue.loaded < catalogue.length));
+  }
+
+  list(positions) {
+    const { catalogue, keys, pictures, address } = this;
     this.canvases = new Map(Array.from(positions, (p) => [p, element("canvas", { width: 32, height: 32, "aria-hidden": "true" })]));
     replaceContent(this.worst, Array.from(this.canvases, ([position, canvas]) => {
       const key = keys.get(position), db = catalogue.psnrDb(position);
