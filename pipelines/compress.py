@@ -7,31 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines import local
 from pipelines.options import CompressOptions
+from pipelines.request import Request, keep_target, prepare, reach_target
 from tsae import archive as ar
-from tsae import log, paths
-from tsae.config import DEFAULT_CLASSIFIER
+from tsae import log
 from tsae.errors import InputError
 from tsae.inputs import Listing, list_inputs
 from tsae.jobs import stream
 from tsae.jobs.compress import check_model, commit_archive, compress_task, finish
-from tsae.jobs.encoding import MISREAD_ONLY, NONE_KEPT, Classify, Kept
+from tsae.jobs.encoding import NONE_KEPT, Kept
 from tsae.jobs.job_folder import CompressJob, check_committed, count_images, is_committed
 from tsae.jobs.plan import cut, find_state, plan, resume
-from tsae.jobs.run_report import Launch
-from tsae.jobs.target import Target, choose_quality
 from tsae.jobs.task_results import TaskResult, count_done, finished_tasks
 from tsae.jobs.update import Changes, check_settings, check_writable, find_changes
-from tsae.model_facts import ModelFacts, check_quality, read_model_facts
 from tsae.progress import watch
-from tsae.zoo import read_model_file
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -73,87 +67,6 @@ class Outcome:
     done: int
     changes: Changes | None = None
     kept: Kept = NONE_KEPT
-
-
-class _Stages:
-    """Seconds that the stages before the first task take, for a report of the run, if one is wanted."""
-
-    def __init__(self, is_wanted: bool) -> None:
-        self._is_wanted, self._started_s, self._last_s = is_wanted, time.time(), time.monotonic()
-        self._stages_s: dict[str, float] = {}
-
-    def end(self, stage: str) -> None:
-        """What has passed since the stage before was this one."""
-        now_s = time.monotonic()
-        self._stages_s[stage], self._last_s = now_s - self._last_s, now_s
-
-    def launch(self, engine: str, workers: int | None) -> Launch | None:
-        """How the run began."""
-        return Launch(engine, workers, self._started_s, self._stages_s) if self._is_wanted else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a command asks for, checked as far as that can be done without its input.
-
-    Attributes:
-        options: As given.
-        flags: Beam flags; without any, the local engine does the work.
-        archive: Where the archive is, or will be.
-        model_file: The whole model file.
-        classifier_file: That of the classifier that may be asked, if one may be.
-        settings: What later runs must have in common with it, the root excepted.
-        stages: Seconds of the stages so far.
-    """
-
-    options: CompressOptions
-    flags: Sequence[str]
-    archive: ar.Folder
-    model_file: bytes
-    classifier_file: bytes | None
-    settings: ar.Settings
-    stages: _Stages
-
-    @property
-    def classifier_sha256(self) -> str | None:
-        """Which classifier says what can be read: records depend on it."""
-        return None if self.classifier_file is None else ar.digest(self.classifier_file)
-
-
-def prepare(options: CompressOptions, flags: Sequence[str] = ()) -> Request:
-    """Checks options and flags, and reads the model.
-
-    Raises:
-        TsaeError: if one of them cannot be used.
-    """
-    stages = _Stages(options.run_report)
-    local.check_flags(options.workers, flags)
-    _check_options(options)
-    archive = ar.Folder(paths.absolute(options.archive))
-    model_file = read_model_file(options.model)
-    classifier_file = _read_classifier(options)
-    settings = _settings(options, read_model_facts(model_file, options.model), classifier_file)
-    return Request(options, flags, archive, model_file, classifier_file, settings, stages)
-
-
-def _read_classifier(options: CompressOptions) -> bytes | None:
-    """The file of the classifier that may be asked.
-
-    Raises:
-        TsaeError: if it cannot be used, or nothing would ask it.
-    """
-    if not (options.keep_readable or (options.target_bytes is not None and options.verify)):
-        if options.classifier is not None:
-            remedy = "add --keep-readable or --target-bytes (without --no-verify), or leave it out"
-            raise InputError(f"--classifier {options.classifier}: nothing would ask it; {remedy}")
-        return None
-    data = read_model_file(options.classifier or DEFAULT_CLASSIFIER)
-    if options.classifier is not None:
-        from tsae.classifier import classifier_from_bytes
-
-        if (found := classifier_from_bytes(data, options.classifier).input) != "pixels":
-            raise InputError(f"--classifier {options.classifier}: looks at {found}; name one that looks at pixels")
-    return data
 
 
 def run(options: CompressOptions, flags: Sequence[str] = ()) -> Outcome:
@@ -214,7 +127,7 @@ def compress_listing(request: Request, listing: Listing, base: bytes | None) -> 
     request.stages.end("list")
     settings, options = dataclasses.replace(request.settings, root=listing.root), request.options
     if base is None or options.overwrite:
-        settings, changes = _aim(settings, listing, request), None
+        settings, changes = reach_target(settings, listing, request), None
         tasks, failures = cut(listing.rows), listing.failures
     else:
         files = open_state(request, settings, base)
@@ -246,75 +159,8 @@ def open_state(request: Request, settings: ar.Settings, base: bytes) -> ar.Archi
     """
     files = ar.ArchiveFiles(request.archive.path, base)
     check_writable(files)
-    check_settings(files.manifest, _keep_aim(settings, files.manifest.settings, request), ar.digest(request.model_file))
+    check_settings(files.manifest, keep_target(settings, files.manifest.settings, request), ar.digest(request.model_file))
     return files
-
-
-def _check_options(options: CompressOptions) -> None:
-    floor_db = options.min_psnr_db
-    if floor_db is not None and not options.verify:
-        raise InputError(f"--min-psnr {floor_db}: cannot be kept without verification; leave out --no-verify")
-    if options.keep_readable and not options.verify:
-        raise InputError("--keep-readable: cannot be kept without verification; leave out --no-verify")
-    if floor_db is not None and not 0 < floor_db <= ar.EXACT_PSNR_DB:
-        raise InputError(f"--min-psnr {floor_db}: is in dB, above 0 and at most {ar.EXACT_PSNR_DB:.0f}; 30 is a usual floor")
-    for name, target in (("--target-bytes", options.target_bytes), ("--target-psnr", options.target_psnr_db)):
-        if target is not None and not (math.isfinite(target) and target > 0):
-            raise InputError(f"{name} {target}: must be a number above 0; 128 bytes or 33 dB are usual")
-
-
-def _settings(options: CompressOptions, model: ModelFacts, classifier_file: bytes | None) -> ar.Settings:
-    """The settings as far as they are known before the input is listed."""
-    source = paths.absolute(options.input) if options.input else ""
-    target = _target(options)
-    if target and not model.qualities:
-        raise InputError(f"target of {target}: model {model.name} has no qualities to choose from; leave it out, or use tsae")
-    quality = None if target else check_quality(options.quality, model.qualities, model.name)
-    aim = str(target) if target else None
-    kept = ar.digest(classifier_file) if options.keep_readable and classifier_file is not None else None
-    return ar.Settings(source, source, options.verify, options.min_psnr_db, quality, aim, kept)
-
-
-def _target(options: CompressOptions) -> Target | None:
-    given = (options.target_bytes, options.target_psnr_db)
-    return None if given == (None, None) else Target(*given)
-
-
-def _keep_aim(settings: ar.Settings, old: ar.Settings, request: Request) -> ar.Settings:
-    """The settings with what was chosen for the target before, if there is one; the classifier is the one at hand."""
-    if settings.target is None:
-        return settings
-    sha256 = request.classifier_sha256
-    doubt = old.doubt and dataclasses.replace(old.doubt, classifier=sha256 or old.doubt.classifier)
-    return dataclasses.replace(settings, quality=old.quality, doubt=doubt)
-
-
-def _aim(settings: ar.Settings, listing: Listing, request: Request) -> ar.Settings:
-    """The settings with what reaches the target, if there is one: a quality, and for bytes what is stored better."""
-    options, target = request.options, _target(request.options)
-    if target is None:
-        return settings
-    if not listing.keys:
-        raise InputError(
-            f"target of {target}: no readable image in {listing.root} to choose a quality by; give --quality instead"
-        )
-    from tsae.codec import choose_device, shared_codec
-
-    codec = shared_codec(request.model_file, options.model, choose_device(options.device))
-    if target.bytes_per_image is not None and request.classifier_sha256 is not None:
-        settings = dataclasses.replace(settings, doubt=ar.Doubt(request.classifier_sha256, MISREAD_ONLY))
-    choice = choose_quality(listing, codec, target, settings, _asked(request))
-    log.say("target", f"target of {target}: {choice}", quality=choice.quality, better=round(choice.better, 4))
-    return choice.settings(settings)
-
-
-def _asked(request: Request) -> Classify | None:
-    """The classifier that may be asked."""
-    if request.classifier_file is None:
-        return None
-    from tsae.classifier import classifier_of
-
-    return classifier_of(request.classifier_file, request.options.classifier or DEFAULT_CLASSIFIER).probabilities
 
 
 def resumed(request: Request) -> CompressJob:
@@ -326,7 +172,7 @@ def resumed(request: Request) -> CompressJob:
     options = request.options
     job = resume(options.input, request.archive)
     planned = dataclasses.replace(job.settings, root=request.settings.root)
-    settings = _keep_aim(request.settings, planned, request)
+    settings = keep_target(request.settings, planned, request)
     if planned != settings or ar.digest(request.model_file) != job.model_sha256:
         raise InputError(
             f"{options.archive}: its job has another model or other settings; give the killed command, with --resume"

@@ -13,8 +13,9 @@ from typing import Any
 import apache_beam as beam
 
 from pipelines import engine
-from pipelines.compress import Outcome, Request, open_state, prepare, resumed
+from pipelines.compress import Outcome, open_state, resumed
 from pipelines.options import DEFAULT_WATCH_S, CompressOptions
+from pipelines.request import Request, prepare
 from pipelines.transforms import CommitBatches, EncodeImages, Every, FindBatches, ReadBatch, WriteShard
 from tsae import archive as ar
 from tsae import log

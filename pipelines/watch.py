@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from pipelines.compress import Outcome, Request, compress_listing, open_state, prepare, resume_job, start_workers
+from pipelines.compress import Outcome, compress_listing, open_state, resume_job, start_workers
 from pipelines.options import DEFAULT_WATCH_S, CompressOptions
+from pipelines.request import Request, prepare
 from tsae import archive as ar
 from tsae import log
 from tsae.errors import BusyError, CorruptDataError, FormatError

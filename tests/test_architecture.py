@@ -40,6 +40,7 @@ LAYERS = [
         "pipelines.transforms",
         "pipelines.engine",
         "pipelines.local",
+        "pipelines.request",
     },
     {
         "tsae.cli",

@@ -10,8 +10,8 @@ import apache_beam as beam
 import pytest
 
 from pipelines import engine, streaming
-from pipelines.compress import prepare
 from pipelines.options import CompressOptions
+from pipelines.request import prepare
 from pipelines.transforms import CommitBatches, EncodeImages, FindBatches, ReadBatch, WriteShard
 from tsae import archive as ar
 from tsae.cli import main

@@ -119,7 +119,7 @@ def test_a_rerun_keeps_to_quality_and_limit(
         (source / f"{number:02d}.png").write_bytes(image.read_bytes())
     assert main(["compress", str(source), str(grown), TARGET]) == 0
     settings = tsae.open_archive(str(grown)).manifest.settings
-    monkeypatch.setattr(compress, "choose_quality", None)
+    monkeypatch.setattr("pipelines.request.choose_quality", None)
     for number, image in enumerate(images[30:]):
         (source / f"{30 + number}.png").write_bytes(image.read_bytes())
     assert main(["compress", str(source), str(grown), TARGET]) == 0
@@ -128,7 +128,7 @@ def test_a_rerun_keeps_to_quality_and_limit(
         assert opened.manifest.settings == settings
         found = [opened.record(key).streams for key in opened]
     monkeypatch.undo()
-    monkeypatch.setattr(compress, "choose_quality", lambda *_: _Chosen(settings.quality, settings.doubt))
+    monkeypatch.setattr("pipelines.request.choose_quality", lambda *_: _Chosen(settings.quality, settings.doubt))
     assert main(["compress", str(source), str(tmp_path / "at-once"), TARGET]) == 0
     with tsae.open_archive(str(tmp_path / "at-once")) as opened:
         assert [opened.record(key).streams for key in opened] == found
@@ -152,7 +152,7 @@ def test_a_killed_job_is_resumed_with_its_limit(
         patch.setattr(compress, "commit_archive", lambda *_: 1 / 0)
         assert main(command) != 0
     with monkeypatch.context() as patch:
-        patch.setattr(compress, "choose_quality", None)
+        patch.setattr("pipelines.request.choose_quality", None)
         assert main([*command, "--resume"]) == 0
     assert files_of(tmp_path / "archive") == files_of(archive)
 

@@ -383,7 +383,7 @@ def test_other_settings_are_refused_by_name(source: Path, tmp_path: Path, refuse
 def test_a_target_that_the_archive_was_not_made_for_is_refused_before_any_image_is_tried(
     source: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compress, "choose_quality", None)
+    monkeypatch.setattr("pipelines.request.choose_quality", None)
     assert "--target-bytes or --target-psnr: 8 dB, but the archive was made with None" in refused(source, "--target-psnr=8")
 
 

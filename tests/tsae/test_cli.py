@@ -319,7 +319,7 @@ def test_a_killed_job_for_a_target_is_resumed_with_its_quality(
     assert not (tmp_path / "archive" / "manifest.json").exists()
     assert main([*command[:3], "--quality=5", "--workers=1", "--resume"]) == 2
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.compress.choose_quality", None)
+        patch.setattr("pipelines.request.choose_quality", None)
         assert main([*command, "--resume"]) == 0
     assert info_of(tmp_path / "archive")["target"] == "27 dB"
     assert main([*command[:3], "--target-psnr=27"]) == 0
