@@ -51,6 +51,22 @@ def archive(signs_dir: Path, own: str, tmp_path_factory: pytest.TempPathFactory)
     return archive
 
 
+def test_people_are_told_when_the_classifier_does_not_know_what_it_keeps(
+    signs_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Drawn signs are not the real ones that it has learned."""
+    command = ["compress", str(signs_dir), str(tmp_path / "archive"), *KEPT]
+    assert main([*command, "--workers=1"]) == 0
+    sure, told = (
+        capsys.readouterr().err.split("--keep-readable: the classifier is only ")[1].split(" % sure of the originals, ")
+    )
+    assert 0 < int(sure) < 70
+    assert told.count("\n") == 1
+    assert "name one that does with --classifier" in told
+    assert main(command) == 0  # nothing to do, nothing to tell
+    assert "sure" not in capsys.readouterr().err
+
+
 @pytest.fixture
 def knows_drawn_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "SURE", 0.0)

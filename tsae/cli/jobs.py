@@ -51,7 +51,10 @@ def run_compress(args: argparse.Namespace, flags: list[str]) -> int:
     skipped = f", {log.counted(counts.skipped, 'other file')} skipped" if counts.skipped else ""
     lossless = f", {counts.lossless} stored losslessly as well" if counts.lossless else ""
     changes = "" if outcome.changes is None else f" ({_describe_changes(outcome.changes)})"
-    is_asked = outcome.manifest.settings.classifier is not None
+    settings = outcome.manifest.settings
+    if settings.keep_readable is not None and outcome.kept.unsure is not None:
+        log.say("unsure", _describe_unsure(outcome.kept.unsure), "warning", sure=round(outcome.kept.unsure, 4))
+    is_asked = settings.classifier is not None
     kept = _describe_kept(outcome) if is_asked else ""
     print(
         f"{args.archive}: {counts.images} images{changes}{lossless}{kept}{_failed(failed)}{skipped}, "
@@ -102,6 +105,11 @@ def _describe_kept(outcome: Outcome) -> str:
     kept = outcome.kept
     each = f", {kept.bytes / outcome.done:+.1f} bytes an image" if outcome.done else ""
     return f", {kept.images} stored better to stay readable{each}"
+
+
+def _describe_unsure(sure: float) -> str:
+    why = f"the classifier is only {100 * sure:.0f} % sure of the originals, so it may not know such signs"
+    return f"--keep-readable: {why}; name one that does with --classifier"
 
 
 def add_decompress(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsae import archive as ar
+from tsae.config import SURE
 from tsae.images import encode_lossless
 from tsae.metrics import psnr_db
 
@@ -70,14 +72,24 @@ class Kept(NamedTuple):
     Attributes:
         images: How many were stored better than asked for.
         bytes: That they take more.
+        asked: Of how many images the classifier was asked.
+        sure: Its probabilities of what it read from their originals, summed.
     """
 
     images: int = 0
     bytes: int = 0
+    asked: int = 0
+    sure: float = 0.0
 
     def plus(self, other: Kept) -> Kept:
         """The sum of both."""
-        return Kept(self.images + other.images, self.bytes + other.bytes)
+        return Kept(*map(operator.add, self, other))
+
+    @property
+    def unsure(self) -> float | None:
+        """How sure the classifier is of the originals, where that is too little to go by; None where it is not."""
+        sure = self.sure / self.asked if self.asked else 1.0
+        return sure if sure < SURE else None
 
 
 NONE_KEPT = Kept()
@@ -102,7 +114,8 @@ def encode_chunk(
     if classify is not None:
         before, doubter = records, Doubter.of(images, classify)
         records = store_better(images, records, decoded, codec, settings, doubter)
-        kept = Kept(_count_changed(before, records), _size_bytes(records) - _size_bytes(before))
+        more = _size_bytes(records) - _size_bytes(before)
+        kept = Kept(_count_changed(before, records), more, len(images), float(doubter.sure.sum()))
     floor_db = -math.inf if settings.min_psnr_db is None else settings.min_psnr_db
     rows = zip(images, records.psnrs_db, records.lossless, strict=True)
     lossless = [encode_lossless(x) if file is None and psnr < floor_db else file for x, psnr, file in rows]

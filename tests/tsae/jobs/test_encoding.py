@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tsae import archive as ar
 from tsae.classifier import load_classifier
 from tsae.codec import Codec
 from tsae.images import resize
-from tsae.jobs.encoding import Doubter, Kept, encode_chunk
+from tsae.jobs.encoding import NONE_KEPT, Doubter, encode_chunk
 from tsae.metrics import psnr_db
 from tsae.signs import draw_signs
 from tsae.zoo import read_model_file
@@ -73,7 +74,7 @@ def test_each_image_gets_the_lowest_quality_that_will_do(images: NDArray[np.uint
     assert changed
     size = {row: len(found[1]) + len(found[2] or b"") for row, found in enumerate(rows(records))}
     more = sum(size[row] - len(before[row][1]) - len(before[row][2] or b"") for row in changed)
-    assert kept == Kept(len(changed), more)
+    assert kept[:3] == (len(changed), more, len(images))
 
 
 def test_what_no_quality_keeps_is_stored_losslessly_beside_its_stream(images: NDArray[np.uint8], learned: Codec) -> None:
@@ -94,13 +95,25 @@ def test_a_model_without_qualities_stores_losslessly_at_once(images: NDArray[np.
     is_low = before.psnrs_db < floor_db
     assert [file is not None for file in records.lossless] == is_low.tolist()
     assert records.streams == before.streams
-    assert kept == Kept(int(is_low.sum()), sum(len(file) for file in records.lossless if file is not None))
+    assert kept[:2] == (int(is_low.sum()), sum(len(file) for file in records.lossless if file is not None))
 
 
 def test_where_all_is_readable_nothing_changes(images: NDArray[np.uint8], learned: Codec) -> None:
     classify = Near(images, np.zeros(len(images)))
     records, kept = encode_chunk(images, learned, SETTINGS, classify)
-    assert (rows(records), kept) == (rows(plain(images, learned, 2)), Kept(0, 0))
+    assert (rows(records), kept[:2]) == (rows(plain(images, learned, 2)), (0, 0))
+
+
+def test_it_is_known_how_sure_the_classifier_is_of_the_originals(images: NDArray[np.uint8], learned: Codec) -> None:
+    def classify(some: NDArray[np.uint8], sure: float) -> NDArray[np.float32]:
+        return np.tile(np.array([sure, 1 - sure], np.float32), (len(some), 1))
+
+    half, most = (
+        encode_chunk(images, learned, SETTINGS, functools.partial(classify, sure=sure))[1] for sure in (0.5625, 0.9375)
+    )
+    assert (half.unsure, most.unsure, NONE_KEPT.unsure) == (0.5625, None, None)
+    assert half.plus(half).unsure == 0.5625
+    assert half.plus(most).unsure is None  # 0.75 on the whole
 
 
 def test_a_floor_of_psnr_holds_as_well(images: NDArray[np.uint8], learned: Codec) -> None:
