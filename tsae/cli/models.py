@@ -43,6 +43,7 @@ def add_train_classifier(parser: argparse.ArgumentParser) -> None:
     )
     _add_recipe(parser)
     parser.add_argument("--start", metavar="NAME|FILE", help="classifier to go on from, such as signs-43 for signs of your own")
+    parser.add_argument("--teacher", metavar="NAME|FILE", help="classifier of pixels whose readings are learned, too")
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +84,7 @@ def run_train_classifier(args: argparse.Namespace, flags: list[str]) -> int:
     from tsae.training import default_classifier_config, train_classifier
 
     config = _recipe_of(args, default_classifier_config(args.input))
-    config = dataclasses.replace(config, model=Path(args.out).stem, start=args.start)
+    config = dataclasses.replace(config, model=Path(args.out).stem, start=args.start, teacher=args.teacher)
     facts = train_classifier(args.data, args.out, config, args.input, resume=args.resume).training
     print(
         f"{args.out}: {100 * facts['valid_accuracy']:.2f} % of {facts['valid_images']} validation images are classified rightly"

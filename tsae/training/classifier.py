@@ -19,6 +19,7 @@ from tsae.training.jitter import jitter
 from tsae.training.labelled import LabelledSet, Source, load_labelled, places_of
 from tsae.training.run import descend, multiplies_bfloat16, run_recipe
 from tsae.training.sign_network import latents_of, network_of, new_network
+from tsae.training.teacher import SHARE, TEMPERATURE, Teacher, divergence
 
 CONFIGS: dict[Input, TrainConfig] = {
     "pixels": TrainConfig("signs-43", epochs=80, batch_size=128, learning_rate=5e-3),
@@ -46,19 +47,21 @@ class ClassifierRecipe:
     Convolutions are in bfloat16 where that is faster; the loss of the first epochs was the same within 0.3 %.
     """
 
-    def __init__(self, kind: Input, config: TrainConfig, training: LabelledSet) -> None:
+    def __init__(self, kind: Input, config: TrainConfig, training: LabelledSet, teacher: Teacher | None = None) -> None:
         """Builds the network, with random weights or those of a classifier.
 
         Args:
             kind: What it looks at.
             config: The recipe's numbers.
-            training: To train on.
+            training: To train on; latents with the teacher's readings, if there is one.
+            teacher: What else it learns from than labels.
 
         Raises:
-            InputError: if the classifier to start from looks at something else.
-            ModelError: if it cannot be read.
+            InputError: if the classifier to start from looks at something else, or the teacher does not know the classes.
+            ModelError: if the classifier to start from cannot be read.
         """
-        self.config, self.kind = config, kind
+        self.config, self.kind, self._teacher = config, kind, teacher
+        self._columns = None if teacher is None else teacher.columns(training.classes)
         self._has_bfloat16 = multiplies_bfloat16(config.device)
         network = new_network(kind, training) if config.start is None else network_of(config.start, kind, training)
         self.network = network.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -75,12 +78,13 @@ class ClassifierRecipe:
     def _channels_first(self, values: Tensor) -> Tensor:
         return values.permute(0, 3, 1, 2) if self.kind == "pixels" else values
 
-    def step(self, values: Tensor, labels: Tensor, number: int, steps: int) -> Tensor:
+    def step(self, values: Tensor, labels: Tensor, readings: Tensor | None = None, *, number: int, steps: int) -> Tensor:
         """One step of descent.
 
         Args:
             values: Pixels, uint8 `[B, 32, 32, 3]`, or latents, integers `[B, C, 8, 8]`.
             labels: Numbers of classes, int64 `[B]`.
+            readings: For latents, the teacher's logits, if there is one.
             number: Of this step, from 0.
             steps: Of the whole run.
 
@@ -88,10 +92,16 @@ class ClassifierRecipe:
             The mean loss, without gradient.
         """
         self.network.train()
-        x = self._channels_first(code_some(jitter(values)) if self.kind == "pixels" else values)
+        if self.kind == "pixels":
+            values = jitter(values)
+            readings = None if self._teacher is None else self._teacher.read(values)
+            values = code_some(values)
+        x = self._channels_first(values)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._has_bfloat16):
             logits = self.network(x).float()
         loss = functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
+        if readings is not None:
+            loss = torch.lerp(loss, divergence(readings[:, self._columns], logits, TEMPERATURE), SHARE)
         loss = descend(self.optimizers[0], loss, self._rate(number, steps))
         self._average(number)
         return loss
@@ -151,9 +161,11 @@ def train_classifier(
         What was learned, with the weights that did best on the validation images.
 
     Raises:
-        InputError: if the data or the output cannot be used, or the training fails.
-        ModelError: if there is an unusable resume file.
+        InputError: if the data, the output or the teacher cannot be used, or the training fails.
+        ModelError: if a classifier cannot be read, or there is an unusable resume file.
     """
-    load = functools.partial(load_labelled, data, kind)
-    written = run_recipe(places_of(data)[0], load, out, config, functools.partial(ClassifierRecipe, kind), resume=resume)
+    teacher = None if config.teacher is None else Teacher(config.teacher, config.device)
+    load = functools.partial(load_labelled, data, kind, teacher)
+    build = functools.partial(ClassifierRecipe, kind, teacher=teacher)
+    written = run_recipe(places_of(data)[0], load, out, config, build, resume=resume)
     return classifier_from_bytes(written, str(out))

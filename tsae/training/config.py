@@ -27,6 +27,7 @@ class TrainConfig:
         readable: What a classifier's readings count in the loss, beside local structure, from a model to start from; 0 is a
             stage without either.
         classifier: Name or file of that classifier; None is the packaged one of pixels.
+        teacher: Name or file of the classifier of pixels whose readings a classifier learns from, too; None is none.
     """
 
     model: str
@@ -39,6 +40,7 @@ class TrainConfig:
     rates_only: bool = False
     readable: float = 0.0
     classifier: str | None = None
+    teacher: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the values.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from tsae.archive import MANIFEST_FILE
@@ -16,11 +17,16 @@ from tsae.classifier import Input
 from tsae.data.dataset import NO_LABEL, LatentDataset, number_labels
 from tsae.errors import InputError
 from tsae.inputs import list_inputs
+from tsae.progress import Progress
 from tsae.reader import Archive, open_archive
 from tsae.training.images import ImageSet, load_rows
+from tsae.training.teacher import Teacher
 
 READ_AT_ONCE = 4096
 """Images of an archive decoded at once."""
+
+TAUGHT_AT_ONCE = 256
+"""Of these, read by a teacher at once."""
 
 CHANNELS = 16
 """The first so many of latents are looked at. Of the 32 of `tsae` the others hold 3 % of the energy beyond the very first;
@@ -40,20 +46,23 @@ class LabelledSet(ImageSet):
         labels: Numbers of classes, int64 `[N]`.
         classes: Labels in the order of these numbers.
         archive: For latents, where they are from; of several archives, the first.
+        readings: For latents, what a teacher reads from the images that they stand for: its logits, float16 `[N, K]`.
     """
 
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     archive: Archive | None = None
+    readings: NDArray[np.float16] | None = None
 
     @property
     def examples(self) -> tuple[NDArray[Any], ...]:
-        """Images, and numbers of classes."""
-        return self.images, self.labels
+        """Images, numbers of classes, and readings if there are any."""
+        return (self.images, self.labels) if self.readings is None else (self.images, self.labels, self.readings)
 
     def take(self: L, chosen: NDArray[np.bool_]) -> L:
         """The images where `chosen`, bool `[N]`, is true; the classes stay."""
-        return dataclasses.replace(super().take(chosen), labels=self.labels[chosen])
+        readings = None if self.readings is None else self.readings[chosen]
+        return dataclasses.replace(super().take(chosen), labels=self.labels[chosen], readings=readings)
 
 
 Source = str | Path | Sequence[str | Path]
@@ -65,7 +74,7 @@ def places_of(data: Source) -> list[Path]:
     return [Path(place) for place in ([data] if isinstance(data, str | Path) else data)]
 
 
-def load_labelled(data: Source, kind: Input) -> LabelledSet:
+def load_labelled(data: Source, kind: Input, teacher: Teacher | None = None) -> LabelledSet:
     """Reads all images of `data` that have a label.
 
     Args:
@@ -73,6 +82,7 @@ def load_labelled(data: Source, kind: Input) -> LabelledSet:
             folder, whose labels are those that `tsae compress` would find (`labels.csv`, GTSRB's own tables, names of
             folders), or a Parquet file with a column `label`.
         kind: Whether an archive's images are decoded, or taken as the integers that are stored, of their first 16 channels.
+        teacher: What is to read the images that latents stand for, which are decoded for it; None is nothing.
 
     Returns:
         The images in order of their keys; those of an archive in its own, those of several one archive after the other.
@@ -87,7 +97,7 @@ def load_labelled(data: Source, kind: Input) -> LabelledSet:
         if not (place / MANIFEST_FILE).is_file() and (kind == "latents" or len(places) > 1):
             why = "only archives hold latents" if kind == "latents" else "only archives can be given several at once"
             raise InputError(f"{place}: is no archive, and {why}; make one with tsae compress")
-    found = _together([_load(place, kind) for place in places], places)
+    found = _together([_load(place, kind, teacher) for place in places], places)
     if len(found.classes) < 2:
         raise InputError(
             f"{places[0]}: images of {len(found.classes)} classes; give them labels, in a labels.csv (path,label) beside them"
@@ -95,8 +105,8 @@ def load_labelled(data: Source, kind: Input) -> LabelledSet:
     return found
 
 
-def _load(place: Path, kind: Input) -> LabelledSet:
-    return _from_archive(str(place), kind) if (place / MANIFEST_FILE).is_file() else _from_files(place)
+def _load(place: Path, kind: Input, teacher: Teacher | None) -> LabelledSet:
+    return _from_archive(str(place), kind, teacher) if (place / MANIFEST_FILE).is_file() else _from_files(place)
 
 
 def _together(parts: list[LabelledSet], places: list[Path]) -> LabelledSet:
@@ -110,10 +120,12 @@ def _together(parts: list[LabelledSet], places: list[Path]) -> LabelledSet:
     labels = pa.chunked_array([pa.array(np.array(part.classes, object)[part.labels], pa.string()) for part in parts])
     classes, numbers = number_labels(labels, None)
     images = np.concatenate([part.images for part in parts])
-    return LabelledSet([key for part in parts for key in part.keys], images, numbers, tuple(classes), parts[0].archive)
+    keys = [key for part in parts for key in part.keys]
+    readings = [part.readings for part in parts if part.readings is not None]
+    return LabelledSet(keys, images, numbers, tuple(classes), parts[0].archive, np.concatenate(readings) if readings else None)
 
 
-def _from_archive(path: str, kind: Input) -> LabelledSet:
+def _from_archive(path: str, kind: Input, teacher: Teacher | None) -> LabelledSet:
     archive = open_archive(path)
     channels = min(CHANNELS, archive.manifest.latent_shape[0]) if kind == "latents" else None
     data = LatentDataset(archive, kind, channels=channels, cache_bytes=0)
@@ -124,7 +136,22 @@ def _from_archive(path: str, kind: Input) -> LabelledSet:
     values = np.concatenate([part.values.numpy() for part in parts])
     images = values.transpose(0, 2, 3, 1) if kind == "pixels" else values
     found = LabelledSet(keys, images, data.labels, tuple(data.classes), archive if kind == "latents" else None)
+    if kind == "latents" and teacher is not None:
+        found = dataclasses.replace(found, readings=_read_by(teacher, archive, path))
     return found.take(data.labels != NO_LABEL)
+
+
+def _read_by(teacher: Teacher, archive: Archive, path: str) -> NDArray[np.float16]:
+    """What a teacher reads from all images of an archive, in order."""
+    keys, readings = list(archive.keys()), []
+    with Progress(len(keys), f"reading {path}") as progress:
+        for start in range(0, len(keys), READ_AT_ONCE):
+            images = archive.decode(keys[start : start + READ_AT_ONCE])
+            for first in range(0, len(images), TAUGHT_AT_ONCE):
+                few = torch.from_numpy(images[first : first + TAUGHT_AT_ONCE])
+                readings.append(teacher.read(few).half().cpu().numpy())
+            progress.update(len(images))
+    return np.concatenate(readings)
 
 
 def _from_files(path: Path) -> LabelledSet:

@@ -7,10 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tsae.backends.torch import classifier_function
-from tsae.classifier import classifier_from_bytes
 from tsae.config import DEFAULT_CLASSIFIER
-from tsae.errors import InputError
-from tsae.zoo import read_model_file
+from tsae.training.teacher import divergence, weights_for_pixels
 
 TEMPERATURE = 4.0
 """Logits are divided by it: the second thoughts of the classifier count then, which is sure of nearly all images. With 1, more
@@ -37,10 +35,7 @@ class ReadingLoss:
             InputError: if it looks at latents.
             ModelError: if it cannot be read.
         """
-        name = classifier or DEFAULT_CLASSIFIER
-        weights = classifier_from_bytes(read_model_file(name), name)
-        if weights.input != "pixels":
-            raise InputError(f"classifier {name}: looks at {weights.input}; name one of pixels, such as {DEFAULT_CLASSIFIER}")
+        weights = weights_for_pixels(classifier or DEFAULT_CLASSIFIER, "classifier")
         self._read = classifier_function(weights.layers, device)
 
     def __call__(self, x: Tensor, x_hat: Tensor) -> Tensor:
@@ -51,12 +46,11 @@ class ReadingLoss:
             x_hat: What is to be read alike, of the same shape.
         """
         with torch.no_grad():
-            wanted = self._log_probabilities(x)
-        found = self._log_probabilities(x_hat)
-        return functional.kl_div(found, wanted, log_target=True, reduction="batchmean") * TEMPERATURE**2
+            wanted = self._logits(x)
+        return divergence(wanted, self._logits(x_hat), TEMPERATURE)
 
-    def _log_probabilities(self, x: Tensor) -> Tensor:
-        return functional.log_softmax(self._read(x * 255).flatten(1).float() / TEMPERATURE, 1)
+    def _logits(self, x: Tensor) -> Tensor:
+        return self._read(x * 255).flatten(1)
 
 
 def structural_loss(x: Tensor, x_hat: Tensor) -> Tensor:

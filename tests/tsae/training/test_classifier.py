@@ -23,6 +23,7 @@ from tsae.training.classifier import ClassifierRecipe
 from tsae.training.images import split_images
 from tsae.training.labelled import LabelledSet, load_labelled
 from tsae.training.sign_network import SignNetwork
+from tsae.training.teacher import Teacher
 
 training = importlib.import_module("tsae.training.classifier")
 networks = importlib.import_module("tsae.training.sign_network")
@@ -225,7 +226,8 @@ def test_signs_can_be_learned() -> None:
     random = np.random.default_rng(0)
     for number in range(40):
         rows = random.integers(0, len(training_set), 32)
-        recipe.step(torch.from_numpy(training_set.images[rows]), torch.from_numpy(training_set.labels[rows]), number, 40)
+        batch = [torch.from_numpy(values[rows]) for values in training_set.examples]
+        recipe.step(*batch, number=number, steps=40)
     assert recipe.evaluate(valid)["accuracy"] > 0.9
 
 
@@ -291,3 +293,68 @@ def test_latents_of_files_are_refused_before_anything_is_written(signs: Path, tm
     with pytest.raises(InputError, match="is no archive"):
         train_classifier(signs, tmp_path / "m.safetensors", config("latents"), "latents")
     assert not list(tmp_path.iterdir())
+
+
+# A teacher
+
+
+@pytest.fixture(scope="module")
+def teacher(signs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of pixels, trained on the same signs."""
+    out = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    train_classifier(signs, out, config("pixels"), "pixels")
+    return str(out)
+
+
+def test_a_teacher_changes_what_is_learned(kind: str, data: Path, trained: Path, teacher: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train_classifier(data, tmp_path / f"{name}.safetensors", config(kind, teacher=teacher), kind)
+    taught, again = (tmp_path / f"{name}.safetensors" for name in ("a", "b"))
+    assert taught.read_bytes() == again.read_bytes()
+    assert load_classifier(str(taught)).training["teacher"] == teacher
+    old, new = (classifier_from_bytes(path.read_bytes(), "it").layers.convolutions[-1].weight for path in (trained, taught))
+    assert np.abs(old - new).max() > 1e-3
+
+
+def test_the_teacher_of_latents_reads_the_images_that_they_stand_for(archive: Path, teacher: str) -> None:
+    """Of each archive, in the order of the latents."""
+    found = load_labelled([archive, archive], "latents", Teacher(teacher, "cpu"))
+    assert found.readings is not None
+    with open_archive(str(archive)) as opened:
+        expected = load_classifier(teacher).probabilities(opened.decode(found.keys))
+    np.testing.assert_allclose(torch.from_numpy(found.readings).float().softmax(1).numpy(), expected, atol=2e-3)
+    odd = np.arange(len(found)) % 2 == 1
+    np.testing.assert_array_equal(found.take(odd).readings, found.readings[odd])
+
+
+def test_what_the_teacher_does_not_say_the_labels_do(
+    kind: str, data: Path, teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all of the loss for the teacher, labels change nothing, and nor does the order in which it knows the classes."""
+
+    def loss(share: float, turned: int, said_by: Teacher) -> float:
+        monkeypatch.setattr(training, "SHARE", share)
+        learned = load_labelled(data, kind, said_by)
+        torch.manual_seed(1)
+        recipe = ClassifierRecipe(kind, config(kind), learned, said_by)
+        values, labels, *readings = (torch.from_numpy(part[:16]) for part in learned.examples)
+        return recipe.step(values, (labels + turned) % len(learned.classes), *readings, number=0, steps=9).item()
+
+    plain, reordered = Teacher(teacher, "cpu"), Teacher(teacher, "cpu")
+    network = reordered._network
+    reordered.classes, reordered._network = plain.classes[::-1], lambda x: network(x)[:, ::-1].copy()
+    taught = loss(1.0, 0, plain)
+    assert taught == loss(1.0, 1, plain) > 0
+    assert taught == pytest.approx(loss(1.0, 0, reordered), rel=1e-5)
+    labelled = loss(0.0, 0, plain)
+    assert loss(0.5, 0, plain) == pytest.approx((taught + labelled) / 2, rel=1e-4)
+
+
+def test_a_teacher_that_cannot_teach_is_refused(signs: Path, teacher: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train-classifier", str(signs), "--out", "m.safetensors", "--device", "cpu", "--teacher"]
+    assert main([*command, "signs-43-seed"]) == 2
+    assert "teacher signs-43-seed: looks at latents; name one of pixels, such as signs-43" in capsys.readouterr().err
+    assert main([*command, "signs-43"]) == 2
+    assert "teacher signs-43: does not know the label 'ahead'; leave it out, or name one that does" in capsys.readouterr().err
+    assert main([*command, "none.safetensors"]) == 2
+    assert "none.safetensors" in capsys.readouterr().err
