@@ -369,6 +369,24 @@ def test_statistics_stay_as_they_were_left(many: str, open_page: Any) -> None:
     assert page.evaluate(f"{first}.isMarked && {first}.parentNode.open && document.activeElement.matches('.worst a')")
 
 
+@pytest.mark.parametrize("leave", ["document.getElementById('detail').close()", "history.back()"])
+def test_the_focus_comes_back_to_worst_images_that_were_drawn_anew(leave: str, many: str, open_page: Any) -> None:
+    held: list[Any] = []
+    page = open_page(many, routes=hold_facts(held))
+    page.click("#to-stats")
+    page.wait_for_function("document.querySelectorAll('.worst li').length === 24")
+    before = page.locator(".worst a").first.get_attribute("href")
+    page.locator(".worst a").first.click()
+    page.wait_for_selector("dialog[open] figure")
+    for route in held:
+        route.continue_()
+    page.wait_for_function("document.getElementById('stats').getAttribute('aria-busy') === 'false'")
+    assert page.locator(".worst a").first.get_attribute("href") != before
+    page.evaluate(leave)
+    page.wait_for_selector("dialog", state="hidden")
+    page.wait_for_function("document.activeElement.matches('.worst a')")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_accessible(scheme: str, width: int, small: str, open_page: Any) -> None:

@@ -175,8 +175,10 @@ class App {
   }
 
   closed() {
-    if (this.address.state.open) this.address.set({ open: "" });
-    this.grid.cellAt(this.grid.focus)?.focus({ preventScroll: true });
+    const { open, view } = this.address.state;
+    if (open) this.address.set({ open: "" });
+    if (view === "stats") this.statistics.resume(open);
+    else this.grid.cellAt(this.grid.focus)?.focus({ preventScroll: true });
   }
 
   // Links within the page change its state without loading it again.

@@ -91,6 +91,13 @@ export class Statistics {
     pictures.want(positions);
   }
 
+  // Gives the focus back to the link of a key, or the first one, if the list was drawn anew while an image was shown.
+  resume(key) {
+    if (this.host.contains(document.activeElement)) return;
+    const links = Array.from(this.worst.querySelectorAll("a")), href = this.address.href({ open: key });
+    (links.find((link) => link.getAttribute("href") === href) ?? links[0])?.focus({ preventScroll: true });
+  }
+
   // A picture has come.
   painted(position) {
     const picture = this.pictures.get(position), canvas = this.canvases.get(position);
