@@ -55,7 +55,7 @@ ZOO = {
     ),
     "signs-43-tsae": ZooEntry(
         "signs-43-tsae.safetensors",
-        "e4e9cb170b205ea48c9ac2e1a1b69033ac5b570f46b18cce8b4a24b9b4ba9b91",
+        "4122df8d9ee517f8696b2dc7bc2ee68992212a14c4aa82628cdf6aa059b727b3",
         "signs-43-tsae.md",
         "classifier",
     ),
