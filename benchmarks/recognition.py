@@ -200,7 +200,7 @@ def recognise(readers: dict[str, Reader], classifiers: dict[str, SignClassifier]
             "way": name,
             "classifier": classifiers[name].name,
             "sha256": classifiers[name].sha256,
-            "test_accuracy": round(accuracy[name], 5),
+            "test_accuracy": round(accuracy[name], 7),
             "multiply_adds": classifiers[name].multiply_adds,
             "images_per_s": round(middle[name]),
             "slowest_per_s": round(min(rates[name])),
@@ -273,6 +273,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="stem of a .json and a .md file to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.dir:
+        Path(args.dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.dir) as name:
         result = measure(args, Path(name))
     if args.out:
