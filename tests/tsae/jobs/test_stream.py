@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import compress as compressing
 from pipelines import streaming
 from pipelines.options import CompressOptions
+from pipelines.request import prepare
 from tsae import archive as ar
 from tsae.cli import main
 from tsae.errors import BusyError, InputError
@@ -49,7 +49,7 @@ class Lab:
 
     def claim(self) -> CompressJob:
         options = CompressOptions(str(self.source), str(self.archive), watch_s=REST_S, device="cpu", workers=1)
-        return streaming.claim(compressing.prepare(options))
+        return streaming.claim(prepare(options))
 
     def keys(self) -> list[str]:
         """Of all records, in which none may be twice."""

@@ -242,7 +242,7 @@ def test_another_run_with_the_same_target_keeps_the_quality(
     compress.run(options)
     with tsae.open_archive(str(archive)) as opened:
         quality = opened.manifest.settings.quality
-    monkeypatch.setattr(compress, "choose_quality", None)
+    monkeypatch.setattr("pipelines.request.choose_quality", None)
     for i, image in enumerate(images[20:]):
         (source / f"{20 + i:02d}.png").write_bytes(image.read_bytes())
     compress.run(options)
