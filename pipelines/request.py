@@ -95,10 +95,9 @@ def _read_classifier(options: CompressOptions) -> bytes | None:
         return None
     data = read_model_file(options.classifier or DEFAULT_CLASSIFIER)
     if options.classifier is not None:
-        from tsae.classifier import classifier_from_bytes
+        from tsae.classifier import check_pixels, classifier_from_bytes
 
-        if (found := classifier_from_bytes(data, options.classifier).input) != "pixels":
-            raise InputError(f"--classifier {options.classifier}: looks at {found}; name one that looks at pixels")
+        check_pixels(classifier_from_bytes(data, options.classifier), f"--classifier {options.classifier}")
     return data
 
 

@@ -18,7 +18,7 @@ from tsae.backends import Network, classifier_network
 from tsae.backends.layers import SPREAD, ClassifierLayers, Convolution, Then
 from tsae.config import DEFAULT_CLASSIFIER, IMAGE_SIZE_PX, Preprocessing
 from tsae.entropy import GRID
-from tsae.errors import ModelError
+from tsae.errors import InputError, ModelError
 from tsae.model_file import CLASSIFIER, Tensors, fingerprint, read_model_file, write_model_file
 from tsae.zoo import ZOO, names
 from tsae.zoo import read_model_file as read_packaged
@@ -107,6 +107,20 @@ def classifier_from_bytes(data: bytes, source: str) -> ClassifierWeights:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{source}: unusable classifier ({reason}); fetch or train it again") from error
+
+
+def check_pixels(weights: ClassifierWeights, what: str) -> None:
+    """Refuses a classifier of latents.
+
+    Args:
+        weights: The classifier.
+        what: What was named, for the message.
+
+    Raises:
+        InputError: if it looks at latents.
+    """
+    if weights.input != "pixels":
+        raise InputError(f"{what}: looks at {weights.input}; name one of pixels, such as {DEFAULT_CLASSIFIER}")
 
 
 def _parse(header: Mapping[str, Any], tensors: Tensors) -> ClassifierWeights:

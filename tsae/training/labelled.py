@@ -88,8 +88,8 @@ def load_labelled(data: Source, kind: Input, teacher: Teacher | None = None) -> 
         The images in order of their keys; those of an archive in its own, those of several one archive after the other.
 
     Raises:
-        InputError: if there is nothing to read, no label, or only one class; if latents are to be read from image files; or if
-            several places are not archives of one model.
+        InputError: if there is nothing to read, no label, or only one class; if latents are to be read from image files; if
+            several places are not archives of one model; or if the teacher does not know a label of an archive.
         TsaeError: if an image or an archive is damaged.
     """
     places = places_of(data)
@@ -129,6 +129,8 @@ def _from_archive(path: str, kind: Input, teacher: Teacher | None) -> LabelledSe
     archive = open_archive(path)
     channels = min(CHANNELS, archive.manifest.latent_shape[0]) if kind == "latents" else None
     data = LatentDataset(archive, kind, channels=channels, cache_bytes=0)
+    if teacher is not None:
+        teacher.columns(data.classes)  # refuses what it does not know now, not after minutes of reading
     keys = list(archive.keys())
     parts = [
         data.__getitems__(range(start, min(start + READ_AT_ONCE, len(data)))) for start in range(0, len(data), READ_AT_ONCE)

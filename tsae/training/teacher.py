@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tsae.backends import classifier_network
-from tsae.classifier import ClassifierWeights, classifier_from_bytes
-from tsae.config import DEFAULT_CLASSIFIER
+from tsae.classifier import ClassifierWeights, check_pixels, classifier_from_bytes
 from tsae.errors import InputError
 from tsae.zoo import read_model_file
 
@@ -79,8 +78,7 @@ def weights_for_pixels(name: str, role: str) -> ClassifierWeights:
         ModelError: if it cannot be read.
     """
     weights = classifier_from_bytes(read_model_file(name), name)
-    if weights.input != "pixels":
-        raise InputError(f"{role} {name}: looks at {weights.input}; name one of pixels, such as {DEFAULT_CLASSIFIER}")
+    check_pixels(weights, f"{role} {name}")
     return weights
 
 

@@ -358,3 +358,11 @@ def test_a_teacher_that_cannot_teach_is_refused(signs: Path, teacher: str, capsy
     assert "teacher signs-43: does not know the label 'ahead'; leave it out, or name one that does" in capsys.readouterr().err
     assert main([*command, "none.safetensors"]) == 2
     assert "none.safetensors" in capsys.readouterr().err
+
+
+def test_a_label_that_the_teacher_does_not_know_is_found_before_it_reads(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Teacher, "read", None)
+    with pytest.raises(InputError, match="teacher signs-43: does not know the label 'ahead'"):
+        load_labelled(archive, "latents", Teacher("signs-43", "cpu"))
