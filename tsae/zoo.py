@@ -43,7 +43,7 @@ ZOO = {
     ),
     "signs-43": ZooEntry(
         "signs-43.safetensors",
-        "ccb749c37923ff6393c1d9ad2962fcf8a99b99ecdc7228d25c6eb3e902eadaee",
+        "d619e2bb404a2142d81a72edfc75cd7367931747befa4894d0911af915e9e700",
         "signs-43.md",
         "classifier",
     ),

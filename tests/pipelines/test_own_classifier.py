@@ -57,12 +57,10 @@ def test_people_are_told_when_the_classifier_does_not_know_what_it_keeps(
     """Drawn signs are not the real ones that it has learned."""
     command = ["compress", str(signs_dir), str(tmp_path / "archive"), *KEPT]
     assert main([*command, "--workers=1"]) == 0
-    sure, told = (
-        capsys.readouterr().err.split("--keep-readable: the classifier is only ")[1].split(" % sure of the originals, ")
-    )
+    sure, told = capsys.readouterr().err.split("--keep-readable: signs-43 is only ")[1].split(" % sure of the originals, ")
     assert 0 < int(sure) < 70
     assert told.count("\n") == 1
-    assert "name one that does with --classifier" in told
+    assert "train one that does, and name it with --classifier" in told
     assert main(command) == 0  # nothing to do, nothing to tell
     assert "sure" not in capsys.readouterr().err
 

@@ -33,7 +33,7 @@ def small_weights(kind: str, channels: int, side: int) -> ClassifierWeights:
         np.full(channels, 0.02, np.float32),
         np.full(channels, -0.1, np.float32),
         [convolution(2 * spread, channels, 3), convolution(4, 2, 3), convolution(6, 4, 3), convolution(3, 6, 8)],
-        ("spread", "pool", "pool") if kind == "latents" else ("pool", "rectify", "pool"),
+        ("spread", "blur-pool", "pool") if kind == "latents" else ("pool", "rectify", "blur-pool"),
         side,
     )
     latents_of = "0" * 64 if kind == "latents" else None
@@ -89,6 +89,10 @@ def slow_probabilities(weights: ClassifierWeights, x: np.ndarray) -> np.ndarray:
         x = np.maximum(x, 0)
         if then == "pool":
             x = x.reshape(count, channels, height // 2, 2, width // 2, 2).max((3, 5))
+        if then == "blur-pool":
+            edged = np.pad(x, [(0, 0), (0, 0), (0, 1), (0, 1)], mode="edge")
+            x = np.lib.stride_tricks.sliding_window_view(edged, (2, 2), (2, 3)).max((4, 5))
+            x = x.reshape(count, channels, height // 2, 2, width // 2, 2).mean((3, 5))
     logits = np.einsum("nchw,ochw->no", x, layers.convolutions[-1].weight) + layers.convolutions[-1].bias
     odds = np.exp(logits - logits.max(1, keepdims=True))
     return odds / odds.sum(1, keepdims=True)

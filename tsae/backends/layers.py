@@ -25,13 +25,28 @@ class SeedLayers(NamedTuple):
     synthesis: list[Convolution]
 
 
-Then = Literal["rectify", "pool", "spread"]
-"""What follows a convolution: what is negative becomes 0; that, and the greatest of 2x2; or 16 channels become 4x4 of one."""
+Then = Literal["rectify", "pool", "blur-pool", "spread"]
+"""What follows a convolution.
+
+"rectify": what is negative becomes 0. "pool": that, and the greatest of 2x2. "blur-pool": that, the greatest of 2x2 at every
+place (of fewer at the lower and right edge), and the mean of 2x2 of those, so that it matters less where the places lie (Zhang,
+*Making convolutional networks shift-invariant again*, 2019). "spread": 16 channels become 4x4 of one.
+"""
+
+POOLING: tuple[Then, ...] = ("pool", "blur-pool")
+"""What halves rows and columns."""
 
 SPREAD = 4
 
 LEAST_VARIANCE = 0.004
 """Added to the variance of an image before it is divided by its root, so that noise is not all that is left of a flat one."""
+
+
+def side_after(then: Then, side: int) -> int:
+    """Rows of what `then` gives."""
+    if then in POOLING:
+        return side // 2
+    return side * SPREAD if then == "spread" else side
 
 
 class ClassifierLayers(NamedTuple):
@@ -62,9 +77,9 @@ class ClassifierLayers(NamedTuple):
         """
         sides = [self.side]
         for what in self.then:
-            if what == "pool" and sides[-1] % 2:
+            if what in POOLING and sides[-1] % 2:
                 raise ValueError(f"{sides[-1]} rows are to be pooled")
-            sides.append({"pool": sides[-1] // 2, "spread": sides[-1] * SPREAD, "rectify": sides[-1]}[what])
+            sides.append(side_after(what, sides[-1]))
         return sides
 
 

@@ -180,6 +180,9 @@ def classifier(layers: ClassifierLayers, device: str) -> Network:
         x = graph.apply("Relu", x)
         if then == "pool":
             x = graph.apply("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+        if then == "blur-pool":
+            x = graph.apply("MaxPool", x, kernel_shape=[2, 2], pads=[0, 0, 1, 1])
+            x = graph.apply("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
     return graph.compile(graph.apply("Conv", x, *map(graph.constant, last)), len(layers.scale), len(last.bias))
 
 

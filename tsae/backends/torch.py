@@ -79,9 +79,16 @@ def classifier_function(layers: ClassifierLayers, device: str) -> Callable[[Tens
             x = x.relu_()
             if then == "pool":
                 x = functional.max_pool2d(x, 2)
+            if then == "blur-pool":
+                x = blur_pool(x)
         return functional.conv2d(x, *last)
 
     return classify
+
+
+def blur_pool(x: Tensor) -> Tensor:
+    """Halves rows and columns of what was rectified; see `tsae.backends.layers.Then`."""
+    return functional.avg_pool2d(functional.max_pool2d(functional.pad(x, [0, 1, 0, 1]), 2, 1), 2)
 
 
 def fixed_point(transform: FixedPointTransform, quality: int, device: str) -> Network:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tsae import log
-from tsae.config import EXIT_FAILURES
+from tsae.config import DEFAULT_CLASSIFIER, EXIT_FAILURES
 
 if TYPE_CHECKING:
     from pipelines.compress import Outcome
@@ -53,7 +53,12 @@ def run_compress(args: argparse.Namespace, flags: list[str]) -> int:
     changes = "" if outcome.changes is None else f" ({_describe_changes(outcome.changes)})"
     settings = outcome.manifest.settings
     if settings.keep_readable is not None and outcome.kept.unsure is not None:
-        log.say("unsure", _describe_unsure(outcome.kept.unsure), "warning", sure=round(outcome.kept.unsure, 4))
+        log.say(
+            "unsure",
+            _describe_unsure(options.classifier or DEFAULT_CLASSIFIER, outcome.kept.unsure),
+            "warning",
+            sure=round(outcome.kept.unsure, 4),
+        )
     is_asked = settings.classifier is not None
     kept = _describe_kept(outcome) if is_asked else ""
     print(
@@ -107,9 +112,9 @@ def _describe_kept(outcome: Outcome) -> str:
     return f", {kept.images} stored better to stay readable{each}"
 
 
-def _describe_unsure(sure: float) -> str:
-    why = f"the classifier is only {100 * sure:.0f} % sure of the originals, so it may not know such signs"
-    return f"--keep-readable: {why}; name one that does with --classifier"
+def _describe_unsure(classifier: str, sure: float) -> str:
+    why = f"{classifier} is only {100 * sure:.0f} % sure of the originals, so it may not know such signs"
+    return f"--keep-readable: {why}; train one that does, and name it with --classifier"
 
 
 def add_decompress(parser: argparse.ArgumentParser) -> None:

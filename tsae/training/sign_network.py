@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsae.backends.layers import LEAST_VARIANCE, SPREAD, ClassifierLayers, Convolution, Then, fold
+from tsae.backends.layers import LEAST_VARIANCE, SPREAD, ClassifierLayers, Convolution, Then, fold, side_after
+from tsae.backends.torch import blur_pool
 from tsae.classifier import Input, classifier_from_bytes
 from tsae.config import IMAGE_SIZE_PX
 from tsae.entropy import GRID
@@ -25,9 +26,9 @@ Stage = tuple[int, Then]
 """Channels of a convolution, and what follows it."""
 
 STAGES: dict[str, tuple[Stage, ...]] = {
-    "pixels": ((32, "pool"), (64, "pool"), (96, "pool"), (160, "rectify"), (160, "rectify")),
-    "latents": ((48, "spread"), (16, "pool"), (48, "pool"), (80, "pool"), (128, "rectify")),
-    "entropy-coded latents": ((48, "spread"), (16, "pool"), (32, "pool"), (64, "pool"), (128, "rectify")),
+    "pixels": ((32, "blur-pool"), (64, "blur-pool"), (96, "blur-pool"), (160, "rectify"), (160, "rectify")),
+    "latents": ((48, "spread"), (16, "blur-pool"), (48, "blur-pool"), (80, "blur-pool"), (128, "rectify")),
+    "entropy-coded latents": ((48, "spread"), (16, "blur-pool"), (32, "blur-pool"), (64, "blur-pool"), (128, "rectify")),
 }
 """Networks by what they look at. At the latents' own resolution a stroke looks different from place to place in the patch that
 each stands for; networks that stayed there learned slowly (docs/CLASSIFIER.md). Entropy-coded ones take as long to decode as
@@ -72,7 +73,7 @@ class SignNetwork(nn.Module):
             self.convolutions.append(nn.Conv2d(channels, outputs, 3, padding=1, bias=is_spread))
             self.norms.append(nn.Identity() if is_spread else nn.BatchNorm2d(outputs))
             channels = outputs // SPREAD**2 if is_spread else outputs
-            side = {"pool": side // 2, "spread": side * SPREAD, "rectify": side}[then]
+            side = side_after(then, side)
         self.last = nn.Conv2d(channels, classes, side)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,6 +89,8 @@ class SignNetwork(nn.Module):
             if then == "pool":  # before ReLU, which gives the same of a fourth of the values
                 x = functional.max_pool2d(x, 2)
             x = functional.relu(x, inplace=True)
+            if then == "blur-pool":
+                x = blur_pool(x)
             x = functional.dropout2d(x, self.dropped[0], self.training)
         logits: Tensor = self.last(functional.dropout(x, self.dropped[1], self.training))
         return logits.flatten(1)
@@ -183,7 +186,8 @@ def network_of(start: str, kind: Input, training: LabelledSet) -> SignNetwork:
         raise InputError(
             f"start {start}: looks at {known} channels of latents, not {channels} as here; name one of such latents"
         )
-    stages = [(len(layer.bias), then) for layer, then in zip(layers.convolutions, layers.then, strict=False)]
+    then: tuple[Then, ...] = tuple("blur-pool" if what == "pool" else what for what in layers.then)  # learns to pool anew
+    stages = [(len(layer.bias), what) for layer, what in zip(layers.convolutions, then, strict=False)]
     scale, offset = torch.from_numpy(layers.scale), torch.from_numpy(layers.offset)
     network = SignNetwork(kind, stages, scale, offset, len(training.classes))
     sample = torch.from_numpy(training.images[:: max(1, len(training) // STATISTICS)][:STATISTICS])

@@ -30,9 +30,9 @@ networks = importlib.import_module("tsae.training.sign_network")
 running = importlib.import_module("tsae.training.run")
 
 TINY = {
-    "pixels": ((8, "pool"), (8, "pool"), (8, "pool")),
-    "latents": ((48, "spread"), (8, "pool"), (8, "rectify"), (8, "pool")),
-    "entropy-coded latents": ((48, "spread"), (8, "pool"), (4, "pool")),
+    "pixels": ((8, "blur-pool"), (8, "blur-pool"), (8, "blur-pool")),
+    "latents": ((48, "spread"), (8, "blur-pool"), (8, "rectify"), (8, "blur-pool")),
+    "entropy-coded latents": ((48, "spread"), (8, "blur-pool"), (4, "blur-pool")),
 }
 
 KINDS = ("pixels", "latents")
@@ -150,6 +150,19 @@ def test_a_later_stage_starts_as_what_it_starts_from(kind: str, data: Path, trai
     with torch.inference_mode():
         found = torch.softmax(recipe.network.eval()(x), 1).numpy()
     np.testing.assert_allclose(found, load_classifier(str(trained)).probabilities(learned.images), atol=1e-4)
+
+
+def test_a_later_stage_of_an_older_network_pools_as_new_ones_do(kind: str, data: Path, trained: Path, tmp_path: Path) -> None:
+    weights = classifier_from_bytes(trained.read_bytes(), "it")
+    older = tuple("pool" if then == "blur-pool" else then for then in weights.layers.then)
+    (tmp_path / "older.safetensors").write_bytes(
+        dataclasses.replace(weights, layers=weights.layers._replace(then=older)).to_bytes()
+    )
+    learned, _ = split_images(load_labelled(data, kind), data)
+    network = networks.network_of(str(tmp_path / "older.safetensors"), kind, learned)
+    assert network.then == tuple(then for _, then in TINY[kind])
+    for mine, theirs in zip(network.layers().convolutions, weights.layers.convolutions, strict=True):
+        np.testing.assert_allclose(mine.weight, theirs.weight, atol=1e-4)
 
 
 def test_restored_normalisations_have_the_statistics_of_the_sample(kind: str) -> None:
