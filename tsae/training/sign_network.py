@@ -27,12 +27,13 @@ Stage = tuple[int, Then]
 
 STAGES: dict[str, tuple[Stage, ...]] = {
     "pixels": ((32, "blur-pool"), (64, "blur-pool"), (96, "blur-pool"), (160, "rectify"), (160, "rectify")),
-    "latents": ((48, "spread"), (16, "blur-pool"), (48, "blur-pool"), (80, "blur-pool"), (128, "rectify")),
-    "entropy-coded latents": ((48, "spread"), (16, "blur-pool"), (32, "blur-pool"), (64, "blur-pool"), (128, "rectify")),
+    "latents": ((48, "spread"), (16, "pool"), (48, "pool"), (80, "pool"), (128, "rectify")),
+    "entropy-coded latents": ((48, "spread"), (16, "pool"), (32, "pool"), (64, "pool"), (128, "rectify")),
 }
 """Networks by what they look at. At the latents' own resolution a stroke looks different from place to place in the patch that
 each stands for; networks that stayed there learned slowly (docs/CLASSIFIER.md). Entropy-coded ones take as long to decode as
-half a network takes; so that classifying from an archive is three times as fast as from files, theirs is narrower."""
+half a network takes; so that classifying from an archive is three times as fast as from files, theirs is narrower. Poolings of
+latents are not blurred: that takes a tenth longer, and won nothing on test images (tsae/weights/signs-43-tsae.md)."""
 
 DROPPED: dict[Input, tuple[float, float]] = {"pixels": (0.05, 0.5), "latents": (0.0, 0.1)}
 """Shares of the channels after each layer, and of what the last layer sees, that are left out of each step. The smaller network
@@ -149,6 +150,9 @@ def _restorer(bias: Tensor) -> Callable[[nn.BatchNorm2d, tuple[Tensor]], None]:
     return restore
 
 
+BLURRED: dict[Then, Then] = {"pool": "blur-pool"}
+
+
 def new_network(kind: Input, training: LabelledSet) -> SignNetwork:
     """A network with random weights, but for the layer that spreads latents.
 
@@ -166,7 +170,7 @@ def new_network(kind: Input, training: LabelledSet) -> SignNetwork:
 def network_of(start: str, kind: Input, training: LabelledSet) -> SignNetwork:
     """The network of a classifier; its last layer has random weights if the classes are others.
 
-    Latents may be those of another model, such as a later stage of the one that it knows.
+    Latents may be those of another model, such as a later stage of the one that it knows. Poolings of pixels become blurred.
 
     Args:
         start: The classifier's name, or its file.
@@ -186,7 +190,7 @@ def network_of(start: str, kind: Input, training: LabelledSet) -> SignNetwork:
         raise InputError(
             f"start {start}: looks at {known} channels of latents, not {channels} as here; name one of such latents"
         )
-    then: tuple[Then, ...] = tuple("blur-pool" if what == "pool" else what for what in layers.then)  # learns to pool anew
+    then = layers.then if kind == "latents" else [BLURRED.get(what, what) for what in layers.then]  # it learns to pool anew
     stages = [(len(layer.bias), what) for layer, what in zip(layers.convolutions, then, strict=False)]
     scale, offset = torch.from_numpy(layers.scale), torch.from_numpy(layers.offset)
     network = SignNetwork(kind, stages, scale, offset, len(training.classes))

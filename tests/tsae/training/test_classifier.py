@@ -31,8 +31,8 @@ running = importlib.import_module("tsae.training.run")
 
 TINY = {
     "pixels": ((8, "blur-pool"), (8, "blur-pool"), (8, "blur-pool")),
-    "latents": ((48, "spread"), (8, "blur-pool"), (8, "rectify"), (8, "blur-pool")),
-    "entropy-coded latents": ((48, "spread"), (8, "blur-pool"), (4, "blur-pool")),
+    "latents": ((48, "spread"), (8, "pool"), (8, "rectify"), (8, "pool")),
+    "entropy-coded latents": ((48, "spread"), (8, "pool"), (4, "pool")),
 }
 
 KINDS = ("pixels", "latents")
