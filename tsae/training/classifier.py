@@ -101,7 +101,7 @@ class ClassifierRecipe:
             logits = self.network(x).float()
         loss = functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
         if readings is not None:
-            loss = torch.lerp(loss, divergence(readings[:, self._columns], logits, TEMPERATURE), SHARE)
+            loss = torch.lerp(loss, divergence(readings[:, self._columns], logits, TEMPERATURE).mean(), SHARE)
         loss = descend(self.optimizers[0], loss, self._rate(number, steps))
         self._average(number)
         return loss

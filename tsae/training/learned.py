@@ -1,4 +1,4 @@
-"""The recipe of `tsae`: rate and distortion at eight qualities at once, then integers in place of what was learned."""
+"""The recipe of `tsae`: rate, distortion, later also what can be read, at eight qualities at once; then integers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,27 @@ from tsae.training.augment import mix_in
 from tsae.training.config import TrainConfig
 from tsae.training.export import export, round_as_exported, trainable
 from tsae.training.images import ImageSet
+from tsae.training.jitter import jitter
+from tsae.training.readable import JITTERED, ReadingLoss
 from tsae.training.start import read_start
-from tsae.training.variable_rate import QUALITIES, Pointwise, Sizes, VariableRateAutoencoder, principal_components, to_patches
+from tsae.training.variable_rate import (
+    QUALITIES,
+    Pointwise,
+    Sizes,
+    VariableRateAutoencoder,
+    principal_components,
+    to_patches,
+    to_unit_pixels,
+)
 
 LEAST_WEIGHT_BITS, WEIGHT_RATIO = 29.0, 15.5
 """Bits of an image that 1 dB is worth at the lowest quality, and how many times that at the highest: 27 to 40 dB."""
 
 SMALLEST_ERROR = 0.25
 """Added to the mean squared error, in squared grey levels: beyond 54 dB nothing is to be won."""
+
+READING_RATIO = 1.75
+"""What a nat of reading counts at each quality over the one below: as much as the packaged weights of two stages lost fewer."""
 
 MUON_RATIO = 2.0
 """Muon's learning rate for the matrices over Adam's for the rest."""
@@ -95,15 +108,16 @@ class LearnedRecipe:
             training: To train on.
 
         Raises:
-            InputError: if this torch has no Muon, the stage is to be readable, or the model to start from is of another
-                architecture.
-            ModelError: if the model to start from cannot be read.
+            InputError: if this torch has no Muon, the model to start from is of another architecture, a classifier to ask is
+                none of pixels, or a readable stage is to learn rates only.
+            ModelError: if one of them cannot be read.
         """
         if not hasattr(torch.optim, "Muon"):
             raise InputError(f"torch {torch.__version__}: has no optimiser Muon, which this recipe needs; update torch to 2.9")
-        if config.readable:
-            raise InputError("readable: only the recipe of seed-8x8x8 has such a stage; leave it out")
+        if config.readable and config.rates_only:
+            raise InputError("readable, rates only: the networks must learn what is to stay readable; leave one of them out")
         self.config = config
+        self._reading = ReadingLoss(config.device, config.classifier) if config.readable else None
         self.network = _start(config, training.images).to(config.device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         if config.rates_only:
@@ -134,9 +148,12 @@ class LearnedRecipe:
         """
         self._set_rate(number, steps)
         quality = torch.randint(QUALITIES, (len(images),), device=images.device)
-        x = to_patches(mix_in(images))
+        images, read = mix_in(images), round(len(images) * JITTERED) if self._reading else 0
+        x = to_patches(torch.cat([images[: len(images) - read], jitter(images[len(images) - read :])]) if read else images)
         x_hat, bits, _ = self.network(x, quality)
         loss = cost(x, x_hat, bits, quality).mean()
+        if read:
+            loss = loss + self._misreading(x[-read:], x_hat[-read:], quality[-read:]).mean()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -147,6 +164,13 @@ class LearnedRecipe:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
         return loss.detach()
+
+    def _misreading(self, x: Tensor, x_hat: Tensor, quality: Tensor) -> Tensor:
+        """What it costs that patches are read otherwise than before, as `cost`; 0 in a stage that does not read."""
+        if self._reading is None:
+            return torch.zeros(len(x), device=x.device)
+        nats = self._reading(to_unit_pixels(x), to_unit_pixels(x_hat))
+        return self.config.readable * READING_RATIO**quality * nats
 
     def _set_rate(self, number: int, steps: int) -> None:
         share = LAST_SHARE + (1 - LAST_SHARE) * 0.5 * (1 + float(np.cos(np.pi * number / steps)))
@@ -169,9 +193,10 @@ class LearnedRecipe:
                 x_hat, bits, _ = self.average(x, quality, hard=True)
                 x_hat = x_hat.round().clamp(0, 255)
                 psnr_db = 10 * torch.log10(255**2 / (x_hat - x).square().mean((1, 2, 3)).clamp_min(1e-2))
-                totals.append(torch.stack([cost(x, x_hat, bits, quality), bits.sum((1, 2, 3)) / 8, psnr_db], 1))
-            loss, size_bytes, psnr = torch.cat(totals).double().mean(0).tolist()
-            losses.append(loss)
+                loss = cost(x, x_hat, bits, quality) + self._misreading(x, x_hat, quality)
+                totals.append(torch.stack([loss, bits.sum((1, 2, 3)) / 8, psnr_db], 1))
+            mean_loss, size_bytes, psnr = torch.cat(totals).double().mean(0).tolist()
+            losses.append(mean_loss)
             figures |= {f"bytes_q{number + 1}": size_bytes, f"psnr_db_q{number + 1}": psnr}
         return {"loss": float(np.mean(losses)), **figures}
 

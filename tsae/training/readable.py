@@ -14,6 +14,10 @@ TEMPERATURE = 4.0
 """Logits are divided by it: the second thoughts of the classifier count then, which is sure of nearly all images. With 1, more
 signs of the validation tracks were lost than with 4."""
 
+JITTERED = 0.75
+"""Share of each batch that is jittered in a readable stage: signs of poor light are few, and what a classifier learned by heart
+it reads whatever is left of it."""
+
 WINDOW_PX = 3
 """Of means; two in a row weigh 5x5 pixels."""
 
@@ -39,7 +43,7 @@ class ReadingLoss:
         self._read = classifier_function(weights.layers, device)
 
     def __call__(self, x: Tensor, x_hat: Tensor) -> Tensor:
-        """The mean over a batch.
+        """Of each image of a batch, `[B]`.
 
         Args:
             x: Originals, float32 `[B, 3, 32, 32]` in 0..1, to which no gradient goes.

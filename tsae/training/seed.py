@@ -19,7 +19,7 @@ from tsae.quantize import LatentQuantizer, fit_quantizer
 from tsae.training.config import TrainConfig
 from tsae.training.images import ImageSet
 from tsae.training.jitter import jitter
-from tsae.training.readable import ReadingLoss, structural_loss
+from tsae.training.readable import JITTERED, ReadingLoss, structural_loss
 from tsae.training.run import descend, multiplies_bfloat16
 from tsae.training.start import read_start
 
@@ -32,10 +32,6 @@ most; what storing in 8 bits costs, 0.02 dB, leaves nothing to win there."""
 
 STRUCTURE = 0.1
 """What the structural loss of a readable stage counts beside the cross-entropy, most of whose 0.45 is its floor."""
-
-JITTERED = 0.75
-"""Share of each batch that is jittered in a readable stage: signs of poor light are few, and what a classifier learned by heart
-it reads whatever is left of it."""
 
 
 def _start(config: TrainConfig) -> SeedAutoencoder:
@@ -94,7 +90,7 @@ class SeedRecipe:
         if self._reading is None:
             return loss
         x_hat = torch.sigmoid(logits)
-        return loss + self.config.readable * self._reading(x, x_hat) + STRUCTURE * structural_loss(x, x_hat)
+        return loss + self.config.readable * self._reading(x, x_hat).mean() + STRUCTURE * structural_loss(x, x_hat)
 
     def _rate(self, number: int, steps: int) -> float:
         highest, warm = self.config.learning_rate, self._warm_steps

@@ -83,12 +83,15 @@ def weights_for_pixels(name: str, role: str) -> ClassifierWeights:
 
 
 def divergence(wanted: Tensor, found: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence in nats of one reading from another, softened; the mean over a batch.
+    """Kullback-Leibler divergence in nats of one reading from another, softened.
 
     Args:
         wanted: Logits `[B, K]`, to which no gradient should go.
         found: Logits of the same shape.
         temperature: Logits are divided by it. The result is multiplied by its square, so that gradients stay as large.
+
+    Returns:
+        Of each image, `[B]`.
     """
     p, q = (functional.log_softmax(logits.float() / temperature, 1) for logits in (wanted, found))
-    return functional.kl_div(q, p, log_target=True, reduction="batchmean") * temperature**2
+    return functional.kl_div(q, p, log_target=True, reduction="none").sum(1) * temperature**2

@@ -58,6 +58,12 @@ def to_patches(images: Tensor) -> Tensor:
     return patches.float().permute(0, 3, 1, 2)
 
 
+def to_unit_pixels(patches: Tensor) -> Tensor:
+    """What `to_patches` gives, cut to 0..255, as float32 `[B, 3, 32, 32]` in 0..1."""
+    parts = patches.clamp(0, 255).reshape(-1, 4, 4, 3, 8, 8).permute(0, 3, 4, 1, 5, 2)
+    return parts.reshape(-1, 3, 32, 32) / 255
+
+
 def principal_components(images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     """The principal components of patches less mid-grey, and what they vary by.
 

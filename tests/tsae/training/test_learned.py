@@ -18,11 +18,12 @@ from tsae.metrics import psnr_db
 from tsae.training import TrainConfig, train
 from tsae.training.images import ImageSet
 from tsae.training.learned import LearnedRecipe, bits_per_db, cost
-from tsae.training.variable_rate import QUALITIES
+from tsae.training.variable_rate import QUALITIES, to_patches
 
 pytestmark = pytest.mark.usefixtures("small_recipe")
 
 running = importlib.import_module("tsae.training.run")
+learned = importlib.import_module("tsae.training.learned")
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +158,50 @@ def test_rates_only_learns_nothing_but_what_differs_by_quality(
 def test_rates_only_needs_a_model(small_config: TrainConfig) -> None:
     with pytest.raises(InputError, match="needs a model to start from"):
         dataclasses.replace(small_config, rates_only=True)
+
+
+# A stage that counts reading
+
+
+def test_a_readable_stage_loses_less_of_what_can_be_read(
+    small_config: TrainConfig, picture_set: ImageSet, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the classifier that it asked, of images that it was trained on as they are."""
+    monkeypatch.setattr(learned, "jitter", lambda images: images)
+    images = torch.from_numpy(picture_set.images[:8])
+    x, quality = to_patches(images), torch.arange(8) % QUALITIES
+    lost = {}
+    for readable in (1e-6, 20.0):
+        torch.manual_seed(0)
+        recipe = LearnedRecipe(dataclasses.replace(small_config, start=str(trained), readable=readable), picture_set)
+        for number in range(12):
+            recipe.step(images, number, 12)
+        with torch.no_grad():
+            x_hat = recipe.network(x, quality, hard=True)[0]
+            lost[readable] = (recipe._misreading(x, x_hat, quality) / readable).mean().item()
+    assert lost[20.0] < 0.8 * lost[1e-6]
+
+
+def test_what_is_read_is_jittered_and_counts_by_quality(
+    small_config: TrainConfig, picture_set: ImageSet, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = LearnedRecipe(dataclasses.replace(small_config, start=str(trained), readable=2.0), picture_set)
+    seen = []
+
+    def read(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return torch.full((len(x),), 0.5)
+
+    monkeypatch.setattr(recipe, "_reading", read)
+    images = torch.from_numpy(picture_set.images[:8])
+    recipe.step(images, 0, 4)
+    assert seen[0].shape == (6, 3, 32, 32)
+    assert (seen[0] >= 0).all()
+    assert (seen[0] <= 1).all()
+    assert not torch.allclose(seen[0], images[2:].permute(0, 3, 1, 2) / 255, atol=0.1)
+    patches = to_patches(images[:2])
+    np.testing.assert_allclose(recipe._misreading(patches, patches, torch.tensor([0, 2])).numpy(), [1, 1.75**2])
+    assert torch.equal(seen[1], images[:2].permute(0, 3, 1, 2) / 255)
 
 
 def test_the_learning_rate_rises_then_falls(small_config: TrainConfig, picture_set: ImageSet) -> None:

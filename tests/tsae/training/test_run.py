@@ -339,12 +339,12 @@ def test_a_classifier_to_ask_is_refused_if_it_cannot_be(data: Path, capsys: pyte
     assert "none.safetensors" in capsys.readouterr().err
 
 
-def test_a_readable_stage_needs_a_model_and_the_recipe_of_the_seed(data: Path, tmp_path: Path) -> None:
+def test_a_readable_stage_needs_a_model_and_learns_more_than_rates(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="readable: needs a model to start from; name one with --start"):
         dataclasses.replace(CONFIG, readable=0.1)
     for weight in (-1, float("nan"), float("inf")):
         with pytest.raises(InputError, match="not a weight of 0 or more"):
             dataclasses.replace(CONFIG, start="seed-8x8x8", readable=weight)
-    config = dataclasses.replace(default_config("tsae"), epochs=1, start="tsae", readable=0.1)
-    with pytest.raises(InputError, match="readable: only the recipe of seed-8x8x8 has such a stage"):
+    config = dataclasses.replace(default_config("tsae"), epochs=1, start="tsae", readable=0.1, rates_only=True)
+    with pytest.raises(InputError, match="readable, rates only: the networks must learn what is to stay readable"):
         train(data, tmp_path / "m.safetensors", config)
