@@ -12,6 +12,7 @@ import io
 import logging
 import re
 import textwrap
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
@@ -107,7 +108,11 @@ def run(build: Callable[[beam.Pipeline], object], flags: Sequence[str]) -> None:
         build(pipeline)
         try:
             _wait(pipeline.run())
+        except KeyboardInterrupt as error:
+            _stop_waiting(error)
+            raise
         except Exception as error:
+            _stop_waiting(error)
             original = find_tsae_error(error) or find_failure(error, name)
             if original is None:
                 raise
@@ -129,6 +134,17 @@ def _wait(result: PipelineResult) -> None:
         with contextlib.suppress(Exception):  # of all that the engine may answer, none helps who wants to leave
             result.cancel()
         raise
+
+
+def _stop_waiting(error: BaseException) -> None:
+    """Ends what Beam has waited for in vain: its thread would stay in gRPC, and children forked from now on could crash.
+
+    Beam 2.77 lets go of a job server that does not answer without a word to gRPC, whose thread watches the channel for ever.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        waiting = frame.f_locals.get("self")
+        if isinstance(waiting, grpc.Future) and not waiting.done():
+            waiting.cancel()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 
+import apache_beam as beam
 import grpc
 import pytest
 
@@ -155,3 +157,16 @@ def test_an_interruption_ends_the_job_on_the_engine_too() -> None:
     with pytest.raises(KeyboardInterrupt):
         engine._wait(Result())
     assert told == ["cancel"]
+
+
+def test_nothing_waits_on_for_a_job_server_that_does_not_answer() -> None:
+    """A thread that stays in gRPC makes children forked later crash now and then, as of a DataLoader."""
+    before = set(threading.enumerate())
+    with pytest.raises(InputError, match="does not answer"):
+        engine.run(
+            lambda pipeline: pipeline | beam.Create([1]),
+            ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--job_server_timeout=1"],
+        )
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive(), thread
