@@ -22,10 +22,19 @@ def mix_in(images: Tensor) -> Tensor:
     Returns:
         uint8 of the same shape.
     """
-    recoloured, flat = round(len(images) * RECOLOURED_SHARE), round(len(images) * FLAT_SHARE)
+    recoloured, flat = _counts(len(images))
     parts = [_recolour(images[:recoloured].float()), _slopes(images[recoloured : recoloured + flat].float())]
     changed = torch.cat(parts).clamp(0, 255).round().to(torch.uint8)
     return torch.cat([changed, images[recoloured + flat :]])
+
+
+def count_mixed(batch: int) -> int:
+    """How many images of a batch are changed, the first ones."""
+    return sum(_counts(batch))
+
+
+def _counts(batch: int) -> tuple[int, int]:
+    return round(batch * RECOLOURED_SHARE), round(batch * FLAT_SHARE)
 
 
 def _recolour(x: Tensor) -> Tensor:

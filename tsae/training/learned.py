@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tsae.checkpoint import LearnedWeights, model_to_bytes
 from tsae.errors import InputError
-from tsae.training.augment import mix_in
+from tsae.training.augment import count_mixed, mix_in
 from tsae.training.config import TrainConfig
 from tsae.training.export import export, round_as_exported, trainable
 from tsae.training.images import ImageSet
@@ -28,7 +28,7 @@ from tsae.training.variable_rate import (
     to_unit_pixels,
 )
 
-LEAST_WEIGHT_BITS, WEIGHT_RATIO = 29.0, 15.5
+LEAST_WEIGHT_BITS, WEIGHT_RATIO = 26.0, 22.0
 """Bits of an image that 1 dB is worth at the lowest quality, and how many times that at the highest: 27 to 40 dB."""
 
 SMALLEST_ERROR = 0.25
@@ -36,6 +36,10 @@ SMALLEST_ERROR = 0.25
 
 READING_RATIO = 1.75
 """What a nat of reading counts at each quality over the one below: as much as the packaged weights of two stages lost fewer."""
+
+READ_QUALITIES = 6
+"""Signs are jittered and read at so many of the lowest qualities. At higher ones next to none are lost, and where images were
+jittered there as well, plain ones took more bytes (tsae/weights/tsae.md)."""
 
 MUON_RATIO = 2.0
 """Muon's learning rate for the matrices over Adam's for the rest."""
@@ -148,12 +152,16 @@ class LearnedRecipe:
         """
         self._set_rate(number, steps)
         quality = torch.randint(QUALITIES, (len(images),), device=images.device)
-        images, read = mix_in(images), round(len(images) * JITTERED) if self._reading else 0
-        x = to_patches(torch.cat([images[: len(images) - read], jitter(images[len(images) - read :])]) if read else images)
+        images = mix_in(images)
+        is_read = self._choose_read(quality)
+        if is_read.any():
+            images[is_read] = jitter(images[is_read])
+        x = to_patches(images)
         x_hat, bits, _ = self.network(x, quality)
-        loss = cost(x, x_hat, bits, quality).mean()
-        if read:
-            loss = loss + self._misreading(x[-read:], x_hat[-read:], quality[-read:]).mean()
+        loss = cost(x, x_hat, bits, quality)
+        if is_read.any():
+            loss[is_read] += self._misreading(x[is_read], x_hat[is_read], quality[is_read])
+        loss = loss.mean()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -164,6 +172,14 @@ class LearnedRecipe:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
         return loss.detach()
+
+    def _choose_read(self, quality: Tensor) -> Tensor:
+        """Which images of a batch are jittered, and read, bool `[B]`; none of those that `mix_in` has changed."""
+        if self._reading is None:
+            return torch.zeros_like(quality, dtype=torch.bool)
+        is_read = (quality < READ_QUALITIES) & (torch.rand(quality.shape, device=quality.device) < JITTERED)
+        is_read[: count_mixed(len(quality))] = False
+        return is_read
 
     def _misreading(self, x: Tensor, x_hat: Tensor, quality: Tensor) -> Tensor:
         """What it costs that patches are read otherwise than before, as `cost`; 0 in a stage that does not read."""

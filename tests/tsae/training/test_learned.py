@@ -182,10 +182,15 @@ def test_a_readable_stage_loses_less_of_what_can_be_read(
     assert lost[20.0] < 0.8 * lost[1e-6]
 
 
-def test_what_is_read_is_jittered_and_counts_by_quality(
+def test_most_images_of_the_lower_qualities_are_jittered_and_read(
     small_config: TrainConfig, picture_set: ImageSet, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = LearnedRecipe(dataclasses.replace(small_config, start=str(trained), readable=2.0), picture_set)
+    quality = torch.arange(64) % QUALITIES
+    is_read = recipe._choose_read(quality)
+    assert not is_read[:4].any()  # which are none of the training images any more
+    assert not is_read[quality >= 6].any()
+    assert 0.5 < is_read[4:][quality[4:] < 6].float().mean() < 1
     seen = []
 
     def read(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
@@ -193,15 +198,29 @@ def test_what_is_read_is_jittered_and_counts_by_quality(
         return torch.full((len(x),), 0.5)
 
     monkeypatch.setattr(recipe, "_reading", read)
-    images = torch.from_numpy(picture_set.images[:8])
+    monkeypatch.setattr(learned, "jitter", torch.zeros_like)
+    images = torch.from_numpy(picture_set.images[:32])
+    before = images.clone()
     recipe.step(images, 0, 4)
-    assert seen[0].shape == (6, 3, 32, 32)
-    assert (seen[0] >= 0).all()
-    assert (seen[0] <= 1).all()
-    assert not torch.allclose(seen[0], images[2:].permute(0, 3, 1, 2) / 255, atol=0.1)
-    patches = to_patches(images[:2])
+    assert 0 < len(seen[0]) < 30
+    assert not seen[0].any()
+    assert torch.equal(images, before)
+
+
+def test_what_is_misread_counts_by_quality(
+    small_config: TrainConfig, picture_set: ImageSet, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = LearnedRecipe(dataclasses.replace(small_config, start=str(trained), readable=2.0), picture_set)
+    images = torch.from_numpy(picture_set.images[:2])
+
+    def read(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+        assert torch.equal(x, images.permute(0, 3, 1, 2) / 255)
+        assert torch.equal(x_hat, x)
+        return torch.tensor([0.5, 0.5])
+
+    monkeypatch.setattr(recipe, "_reading", read)
+    patches = to_patches(images)
     np.testing.assert_allclose(recipe._misreading(patches, patches, torch.tensor([0, 2])).numpy(), [1, 1.75**2])
-    assert torch.equal(seen[1], images[:2].permute(0, 3, 1, 2) / 255)
 
 
 def test_the_learning_rate_rises_then_falls(small_config: TrainConfig, picture_set: ImageSet) -> None:
