@@ -33,7 +33,7 @@ class ZooEntry:
 ZOO = {
     "tsae": ZooEntry(
         "tsae.safetensors",
-        "a2df1fff4b51f80806f1f6045b54b0d09e982706abb5b26616b553dfcb874d63",
+        "7a158efd42fc25a4a8a004b804f035f28bacf87803641940b4dd9cc0c179b5b9",
         "tsae.md",
     ),
     "seed-8x8x8": ZooEntry(
