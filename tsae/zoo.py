@@ -55,7 +55,7 @@ ZOO = {
     ),
     "signs-43-tsae": ZooEntry(
         "signs-43-tsae.safetensors",
-        "4122df8d9ee517f8696b2dc7bc2ee68992212a14c4aa82628cdf6aa059b727b3",
+        "96d0d9f68d5b90fdc6422cdfe2db8ab9ee2f87f0c1e4c1ac029c2c55dd77383d",
         "signs-43-tsae.md",
         "classifier",
     ),
