@@ -24,8 +24,8 @@ class TrainConfig:
         device: "cpu" or "cuda".
         start: Name or file of the model to start from; None starts from nothing.
         rates_only: Whether only what differs between qualities is learned, from a model to start from.
-        readable: What a classifier's readings count in the loss, beside local structure, from a model to start from; 0 is a
-            stage without either.
+        readable: What a nat of a classifier's readings counts in the loss, from a model to start from: for seed-8x8x8 in nats,
+            beside local structure; for tsae in dB at the lowest quality. 0 is a stage without either.
         classifier: Name or file of that classifier; None is the packaged one of pixels.
         teacher: Name or file of the classifier of pixels whose readings a classifier learns from, too; None is none.
     """
