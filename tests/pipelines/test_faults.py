@@ -379,7 +379,8 @@ def test_files_that_cannot_grow(few: dict[str, Scenario], few_runner: Any, tmp_p
         archives.append(faults.copy_archive(scenario.base, tmp_path / f"{limit}"))
         ended = few_runner.run(scenario.argv(archives[-1]), Fault(file_bytes=limit))
         assert "cannot be written (File too large)" in ended.refusal
-        assert check_visible(archives[-1], scenario) == "planning"
+        reached = check_visible(archives[-1], scenario)
+        assert reached == "planning" if limit == 2000 else reached != "done"  # the largest file may be the plan or a shard
     check_finished(few_runner, archives, scenario)
 
 
