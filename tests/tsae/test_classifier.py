@@ -18,7 +18,7 @@ from tsae.config import DEFAULT_CLASSIFIER
 from tsae.errors import ModelError
 from tsae.model_file import read_model_file as parse
 from tsae.model_file import write_model_file
-from tsae.zoo import names, read_model_file
+from tsae.zoo import ZOO, names, read_model_file
 
 
 def small_weights(kind: str, channels: int, side: int) -> ClassifierWeights:
@@ -210,6 +210,11 @@ def test_packaged_classifiers_load(name: str) -> None:
     assert classifier.name == name
     assert classifier.classes == tuple(str(number) for number in range(43))
     assert (classifier.input == "pixels") == (classifier.latents_of is None)
+
+
+@pytest.mark.parametrize(("name", "model"), [("signs-43-seed", "seed-8x8x8"), ("signs-43-tsae", "tsae")])
+def test_packaged_classifiers_of_latents_know_those_of_the_packaged_models(name: str, model: str) -> None:
+    assert load_classifier(name).latents_of == ZOO[model].sha256
 
 
 def test_the_default_looks_at_pixels() -> None:

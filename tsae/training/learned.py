@@ -35,7 +35,8 @@ SMALLEST_ERROR = 0.25
 """Added to the mean squared error, in squared grey levels: beyond 54 dB nothing is to be won."""
 
 READING_RATIO = 1.75
-"""What a nat of reading counts at each quality over the one below: as much as the packaged weights of two stages lost fewer."""
+"""What a nat of reading counts at each quality over the one below: so much less was lost there by weights that had not read, so
+that reading weighs about equally at all qualities."""
 
 READ_QUALITIES = 6
 """Signs are jittered and read at so many of the lowest qualities. At higher ones next to none are lost, and where images were

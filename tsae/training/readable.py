@@ -15,8 +15,8 @@ TEMPERATURE = 4.0
 signs of the validation tracks were lost than with 4."""
 
 JITTERED = 0.75
-"""Share of each batch that is jittered in a readable stage: signs of poor light are few, and what a classifier learned by heart
-it reads whatever is left of it."""
+"""Share of images that are jittered in a readable stage, of those that it reads: signs of poor light are few, and what a
+classifier learned by heart it reads whatever is left of it."""
 
 WINDOW_PX = 3
 """Of means; two in a row weigh 5x5 pixels."""
